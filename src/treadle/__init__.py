@@ -1,0 +1,86 @@
+"""Treadle runs graphs of Python tasks: in one thread, on threads, or on processes.
+
+Everything public is reached from here and imported when it is first used, so that ``import treadle`` costs next
+to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from treadle._version import __version__
+
+if TYPE_CHECKING:
+    from treadle import config as config
+    from treadle import errors as errors
+    from treadle import graph as graph
+    from treadle import multiprocessing as multiprocessing
+    from treadle import sync as sync
+    from treadle import threaded as threaded
+    from treadle.callbacks import Callback as Callback
+    from treadle.delayed import Delayed as Delayed
+    from treadle.delayed import compute as compute
+    from treadle.delayed import delayed as delayed
+    from treadle.diagnostics.profiler import Profiler as Profiler
+    from treadle.diagnostics.progress import ProgressBar as ProgressBar
+    from treadle.graph.spec import Data as Data
+    from treadle.graph.spec import Ref as Ref
+    from treadle.graph.spec import Task as Task
+    from treadle.scheduling import get as get
+    from treadle.tokenize import tokenize as tokenize
+    from treadle.visualize import visualize as visualize
+
+_MODULES = ("config", "errors", "graph", "multiprocessing", "sync", "threaded")
+_HOMES = {
+    "Callback": "treadle.callbacks",
+    "Data": "treadle.graph.spec",
+    "Delayed": "treadle.delayed",
+    "Profiler": "treadle.diagnostics.profiler",
+    "ProgressBar": "treadle.diagnostics.progress",
+    "Ref": "treadle.graph.spec",
+    "Task": "treadle.graph.spec",
+    "compute": "treadle.delayed",
+    "delayed": "treadle.delayed",
+    "get": "treadle.scheduling",
+    "tokenize": "treadle.tokenize",
+    "visualize": "treadle.visualize",
+}
+
+__all__ = [
+    "Callback",
+    "Data",
+    "Delayed",
+    "Profiler",
+    "ProgressBar",
+    "Ref",
+    "Task",
+    "__version__",
+    "compute",
+    "config",
+    "delayed",
+    "errors",
+    "get",
+    "graph",
+    "multiprocessing",
+    "sync",
+    "threaded",
+    "tokenize",
+    "visualize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is not None:
+        value = getattr(import_module(home), name)
+    elif name in _MODULES:
+        value = import_module(f"treadle.{name}")
+    else:
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,206 @@
+"""Every error that Treadle raises on its own account.
+
+The tree has three branches: what the user wrote (:class:`UserError`), what a worker process did
+(:class:`PeerError`), and what Treadle itself got wrong (:class:`InternalError`). An exception that a
+task raises is none of these: it reaches the caller as itself.
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+from collections.abc import Sequence
+
+__all__ = [
+    "CycleError",
+    "GraphError",
+    "InternalError",
+    "InvalidKeyError",
+    "MissingDependencyError",
+    "MissingKeyError",
+    "MissingPackageError",
+    "NotSerializableError",
+    "PeerError",
+    "ResultNotSerializableError",
+    "TaskNotSerializableError",
+    "TreadleError",
+    "UserError",
+    "WorkerDiedError",
+]
+
+
+class TreadleError(Exception):
+    """Base of all errors of Treadle's own."""
+
+
+class UserError(TreadleError):
+    """Something in the caller's graph, arguments or environment has to change."""
+
+
+class PeerError(TreadleError):
+    """Another process failed or misbehaved."""
+
+
+class InternalError(TreadleError):
+    """An invariant of Treadle's own is broken: a bug worth reporting."""
+
+
+class GraphError(UserError, ValueError):
+    """The graph cannot be computed as it is written."""
+
+
+class CycleError(GraphError):
+    """Tasks that wait for one another in a circle.
+
+    ``keys`` holds the keys on the cycle: each one depends on the next, and the last one equals the first.
+    """
+
+    def __init__(self, keys: Sequence[object]) -> None:
+        self.keys = list(keys)
+        super().__init__(self.keys)
+
+    def __str__(self) -> str:
+        shown = [repr(key) for key in self.keys]
+        if len(shown) > 20:
+            shown[10:-10] = [f"… {len(shown) - 20} more …"]
+        return (
+            f"the graph has a cycle: {' -> '.join(shown)} (an arrow reads 'depends on'). "
+            "None of these tasks can ever start; remove one of the dependencies."
+        )
+
+
+class MissingKeyError(GraphError, KeyError):
+    """A key was asked for that the graph does not define."""
+
+    def __init__(self, key: object, similar: Sequence[object] = ()) -> None:
+        self.key = key
+        self.similar = list(similar)
+        super().__init__(key, self.similar)
+
+    def __str__(self) -> str:
+        return f"the key {self.key!r} was asked for, but the graph has no such key.{_did_you_mean(self.similar)}"
+
+
+class MissingDependencyError(GraphError):
+    """A task refers, in explicit form, to a key that the graph does not define."""
+
+    def __init__(self, key: object, dependency: object, similar: Sequence[object] = ()) -> None:
+        self.key = key
+        self.dependency = dependency
+        self.similar = list(similar)
+        super().__init__(key, dependency, self.similar)
+
+    def __str__(self) -> str:
+        return (
+            f"the task {self.key!r} depends on {self.dependency!r}, but the graph has no such key. "
+            f"Add the task, or pass the value itself instead of a Ref.{_did_you_mean(self.similar)}"
+        )
+
+
+class InvalidKeyError(GraphError, TypeError):
+    """A key is of a type that no key may have."""
+
+    def __init__(self, key: object) -> None:
+        self.key = key
+        super().__init__(key)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key!r} (a {type(self.key).__name__}) cannot be a key: keys are str, bytes, int, float, "
+            "or tuples of these. Several keys are asked for with a list."
+        )
+
+
+class NotSerializableError(UserError, TypeError):
+    """Something cannot be pickled on its way to, or from, another process."""
+
+
+class TaskNotSerializableError(NotSerializableError):
+    """A task cannot be sent to a process. ``part`` names what of it: the function or one argument."""
+
+    def __init__(self, key: object, part: str, reason: str) -> None:
+        self.key = key
+        self.part = part
+        self.reason = reason
+        super().__init__(key, part, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"the task {self.key!r} cannot be sent to a worker process: {self.part} cannot be pickled ({self.reason}). "
+            "Create that object inside the task, pass something picklable instead, or use the threads scheduler."
+        )
+
+
+class ResultNotSerializableError(NotSerializableError):
+    """A task ran in a worker process, but what it returned (or raised) cannot be sent back."""
+
+    def __init__(self, key: object, type_name: str, reason: str) -> None:
+        self.key = key
+        self.type_name = type_name
+        self.reason = reason
+        super().__init__(key, type_name, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"the task {self.key!r} ran, but its {self.type_name} cannot leave the worker process: it cannot be "
+            f"pickled ({self.reason}). Return something picklable, or use the threads scheduler."
+        )
+
+
+class WorkerDiedError(PeerError):
+    """A worker process ended while it had tasks to run, or results that others needed.
+
+    ``keys`` are the tasks that it was running; ``exitcode`` is its exit status, negative for a signal.
+    """
+
+    def __init__(self, keys: Sequence[object], pid: int, exitcode: int | None) -> None:
+        self.keys = list(keys)
+        self.pid = pid
+        self.exitcode = exitcode
+        super().__init__(self.keys, pid, exitcode)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the process, if one did."""
+        if self.exitcode is not None and self.exitcode < 0:
+            return -self.exitcode
+        return None
+
+    def __str__(self) -> str:
+        if self.keys:
+            doing = "while it ran " + ", ".join(repr(key) for key in self.keys)
+        else:
+            doing = "while it held results that other tasks needed"
+        hint = ""
+        if self.signal == _signal.SIGKILL:
+            hint = " SIGKILL often means that the system ran out of memory."
+        return f"a worker process (pid {self.pid}) {_how_it_ended(self.exitcode)} {doing}.{hint} The pool has replaced it."
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package is needed for this call and is not installed."""
+
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        self.package = package
+        self.purpose = purpose
+        self.install = install
+        super().__init__(package, purpose, install)
+
+    def __str__(self) -> str:
+        return f"{self.purpose} needs {self.package}, which is not installed. Try: {self.install}"
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "was lost"
+    if exitcode >= 0:
+        return f"exited with status {exitcode}"
+    try:
+        return f"was ended by {_signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was ended by signal {-exitcode}"
+
+
+def _did_you_mean(similar: Sequence[object]) -> str:
+    if not similar:
+        return ""
+    return " Did you mean " + " or ".join(repr(key) for key in similar) + "?"

@@ -1,0 +1,125 @@
+"""A run from its beginning to its end, whatever drives it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from treadle.callbacks import Callback, active_callbacks
+from treadle.errors import UserError
+from treadle.graph.ordering import order
+from treadle.graph.plan import as_dict, read
+from treadle.local.crew import Crew, current_crew
+from treadle.local.hooks import Hooks
+from treadle.local.run import Run
+from treadle.local.threads import shared_pool
+
+__all__ = ["Driver", "Outcome", "SyncDriver", "ThreadsDriver", "drive_crew", "execute"]
+
+#: Seconds that an interrupted run waits for tasks that are running in threads, which nothing can stop.
+GRACE = 0.5
+
+
+class Outcome(NamedTuple):
+    """The results of a run, or the error that its caller should see."""
+
+    value: Any
+    error: BaseException | None
+
+
+class Driver(Protocol):
+    """Brings a run to its end."""
+
+    #: For callbacks: ``"sync"``, ``"threads"``, ``"processes"`` or ``"executor"``.
+    name: str
+    num_workers: int
+
+    def drive(self, run: Run, hooks: Hooks | None) -> BaseException | None:
+        """Run everything. Returns the error that ended the run early, if one did."""
+
+
+def execute(graph: Any, keys: Any, driver: Driver, callbacks: Iterable[Callback] | None) -> Outcome:
+    """Compute ``keys`` of ``graph``."""
+    if current_crew() is not None:
+        # Inside a task: what surrounds the outer run does not watch the inner one.
+        active = list(callbacks or ())
+    else:
+        active = active_callbacks(callbacks)
+    hooks = Hooks(active) if active else None
+    value: Any = None
+    error: BaseException | None = None
+    try:
+        tasks = as_dict(graph)
+        if hooks is not None:
+            tasks = hooks.known(tasks, keys)
+        plan = read(tasks, keys)
+        order(plan)
+        run = Run(plan)
+        if hooks is not None:
+            hooks.start(plan.nodes, driver.name, driver.num_workers)
+        error = driver.drive(run, hooks)
+        if error is None:
+            value = plan.results()
+    except UserError as raised:
+        error = raised.with_traceback(None)
+    except BaseException as raised:
+        error = raised
+    if hooks is not None:
+        error = hooks.finish(error)
+    return Outcome(value, error)
+
+
+class SyncDriver:
+    """One task after another in the caller's thread: for debugging, and for tasks that do not like threads."""
+
+    name = "sync"
+    num_workers = 1
+
+    def drive(self, run: Run, hooks: Hooks | None) -> BaseException | None:
+        return drive_crew(run, hooks, 1, None)
+
+
+class ThreadsDriver:
+    """A crew of Treadle's own threads."""
+
+    name = "threads"
+
+    def __init__(self, num_workers: int, submit: Callable[[Callable[[], None]], object] | None = None) -> None:
+        self.num_workers = num_workers
+        self._submit = submit
+
+    def drive(self, run: Run, hooks: Hooks | None) -> BaseException | None:
+        return drive_crew(run, hooks, self.num_workers, self._hire)
+
+    def _hire(self, crew: Crew) -> None:
+        submit = self._submit or shared_pool().run
+        submit(crew.work)
+
+
+def drive_crew(
+    run: Run, hooks: Hooks | None, limit: int, hire: Callable[[Crew], None] | None
+) -> BaseException | None:
+    """Run everything with a crew.
+
+    The caller's thread only waits, so that an interrupt finds it at once; unless it is inside a task already: then it
+    works for the inner run, which can therefore never wait for a thread that the outer one occupies.
+    """
+    outer = current_crew()
+    works = hire is None or (outer is not None and threading.current_thread() is not threading.main_thread())
+    if outer is not None:
+        limit = min(limit, outer.spare() + 1)
+    crew = Crew(run, limit, hire, hooks)
+    try:
+        if works:
+            crew.hired = 1
+            crew.work()
+        else:
+            crew.start()
+        crew.finished.acquire()
+    except BaseException as interrupt:
+        crew.stop()
+        if hire is not None:
+            crew.finished.acquire(timeout=GRACE)
+        return interrupt
+    return crew.error

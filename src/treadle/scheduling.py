@@ -1,0 +1,143 @@
+"""Where a call for results is turned into a run: which scheduler, how many workers, which callbacks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from treadle import config
+from treadle.callbacks import Callback
+from treadle.errors import UserError
+from treadle.local.drive import Driver, Outcome, SyncDriver, execute
+
+__all__ = ["SchedulerError", "get", "outcome"]
+
+_NAMES = {
+    "sync": "sync",
+    "synchronous": "sync",
+    "single-threaded": "sync",
+    "threads": "threads",
+    "threaded": "threads",
+    "threading": "threads",
+    "processes": "processes",
+    "multiprocessing": "processes",
+}
+
+#: Keywords that Dask hands to every scheduler and that mean nothing to these.
+_IGNORED = frozenset(
+    {
+        "allow_other_workers",
+        "cache",
+        "chunksize",
+        "dumps",
+        "func_dumps",
+        "func_loads",
+        "get_id",
+        "initializer",
+        "loads",
+        "optimize_graph",
+        "pack_exception",
+        "priority",
+        "raise_exception",
+        "rerun_exceptions_locally",
+        "resources",
+        "retries",
+        "traverse",
+        "workers",
+    }
+)
+
+
+class SchedulerError(UserError, ValueError):
+    """A scheduler, pool or option that does not exist."""
+
+
+def get(
+    graph: Any,
+    keys: Any,
+    scheduler: Any = None,
+    *,
+    num_workers: int | None = None,
+    pool: Any = None,
+    callbacks: Iterable[Callback] | None = None,
+    **options: Any,
+) -> Any:
+    """Compute some keys of a graph.
+
+    :param graph: a mapping from keys to tasks and values. A tuple headed by a callable is a task, and an argument
+        that equals a key stands for its result; :class:`treadle.Task` and :class:`treadle.Ref` say the same explicitly.
+    :param keys: a key, or a list of keys (lists may be nested): results come back in the same shape.
+    :param scheduler: ``"threads"``, ``"processes"``, ``"sync"``, an executor or a ``multiprocessing`` pool, or another
+        function ``get(graph, keys)``. Default: what ``config.set(scheduler=...)`` says, else ``"threads"``.
+    :param num_workers: how many tasks run at once. Default: ``config``, else the number of usable cores.
+    :param pool: an executor or a ``multiprocessing`` pool to use instead of Treadle's own threads or processes.
+    :param callbacks: hooks for this call, besides those whose ``with`` block surrounds it.
+    :raises GraphError: a cycle, a key that does not exist, a value that cannot be a key.
+    :raises Exception: whatever a task raises, with a note that names the task's key.
+    """
+    done = outcome(graph, keys, scheduler, num_workers, pool, callbacks, options)
+    if done.error is not None:
+        raise done.error
+    return done.value
+
+
+def outcome(
+    graph: Any,
+    keys: Any,
+    scheduler: Any,
+    num_workers: int | None,
+    pool: Any,
+    callbacks: Iterable[Callback] | None,
+    options: dict[str, Any],
+) -> Outcome:
+    """:func:`get` for callers that raise the error themselves, so that one frame of ours stays in its traceback."""
+    if scheduler is None:
+        scheduler = config.get("scheduler") or "threads"
+    if callable(scheduler):
+        extra = {"num_workers": num_workers, "pool": pool, "callbacks": callbacks, **options}
+        return _foreign(scheduler, graph, keys, {word: value for word, value in extra.items() if value is not None})
+    _check_options(options)
+    driver = _driver(scheduler, num_workers, pool)
+    return execute(graph, keys, driver, callbacks)
+
+
+def _foreign(scheduler: Callable[..., Any], graph: Any, keys: Any, extra: dict[str, Any]) -> Outcome:
+    try:
+        return Outcome(scheduler(graph, keys, **extra), None)
+    except BaseException as error:
+        return Outcome(None, error)
+
+
+def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
+    if not isinstance(scheduler, str):
+        pool, scheduler = scheduler, "threads"
+    kind = _NAMES.get(scheduler)
+    if kind is None:
+        raise SchedulerError(
+            f"there is no scheduler {scheduler!r}; there are 'threads', 'processes' and 'sync', "
+            "or pass an executor, a multiprocessing pool, or a function get(graph, keys)."
+        )
+    if kind == "sync":
+        return SyncDriver()
+    if pool is None:
+        pool = config.get("pool")
+    if pool is not None:
+        from treadle.local.pools import driver_for
+
+        return driver_for(pool, num_workers)
+    if kind == "threads":
+        from treadle.local.drive import ThreadsDriver
+
+        return ThreadsDriver(config.num_workers(num_workers))
+    from treadle.local.processes import processes_driver
+
+    return processes_driver(config.num_workers(num_workers))
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in options:
+        if name not in _IGNORED:
+            close = difflib.get_close_matches(name, ["num_workers", "pool", "callbacks", "scheduler"], n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"get() got an unexpected keyword argument {name!r}.{hint}")

@@ -30,7 +30,7 @@ _NAMES = ("num_workers", "pool", "scheduler")
 _values: dict[str, Any] = {}
 
 
-class set:  # noqa: A001 - ``config.set(...)`` reads as the verb that it is
+class set:
     """Change settings: for good when called, or for a block when used with ``with``.
 
     >>> config.set(num_workers=4)

@@ -169,11 +169,13 @@ class WorkerDiedError(PeerError):
         if self.keys:
             doing = "while it ran " + ", ".join(repr(key) for key in self.keys)
         else:
-            doing = "while it held results that other tasks needed"
+            doing = "while it had tasks to start, or results that other tasks needed"
         hint = ""
         if self.signal == _signal.SIGKILL:
             hint = " SIGKILL often means that the system ran out of memory."
-        return f"a worker process (pid {self.pid}) {_how_it_ended(self.exitcode)} {doing}.{hint} The pool has replaced it."
+        return (
+            f"a worker process (pid {self.pid}) {_how_it_ended(self.exitcode)} {doing}.{hint} The pool has replaced it."
+        )
 
 
 class MissingPackageError(UserError, ImportError):

@@ -10,6 +10,7 @@ from treadle import config
 from treadle.callbacks import Callback
 from treadle.errors import UserError
 from treadle.local.drive import Driver, Outcome, SyncDriver, execute
+from treadle.local.nesting import confined
 
 __all__ = ["SchedulerError", "get", "outcome"]
 
@@ -118,7 +119,7 @@ def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
             f"there is no scheduler {scheduler!r}; there are 'threads', 'processes' and 'sync', "
             "or pass an executor, a multiprocessing pool, or a function get(graph, keys)."
         )
-    if kind == "sync":
+    if kind == "sync" or confined():
         return SyncDriver()
     if pool is None:
         pool = config.get("pool")
@@ -130,9 +131,9 @@ def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
         from treadle.local.drive import ThreadsDriver
 
         return ThreadsDriver(config.num_workers(num_workers))
-    from treadle.local.processes import processes_driver
+    from treadle.local.processes.driver import ProcessesDriver
 
-    return processes_driver(config.num_workers(num_workers))
+    return ProcessesDriver(config.num_workers(num_workers))
 
 
 def _check_options(options: dict[str, Any]) -> None:

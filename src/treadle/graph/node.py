@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
-__all__ = ["Call", "Dicted", "Listed", "Node", "Template", "evaluate"]
+__all__ = ["STORE", "Call", "Dicted", "Listed", "Node", "Template", "evaluate"]
 
 #: The life of a node while the graph is read.
 NEW: Final = 0
@@ -72,8 +72,19 @@ class Node:
         values: list[Any] = [arg.result if isinstance(arg, Node) else arg for arg in args]
         return func(*values)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In another process a node stands for the result that is kept there under its rank.
+        return stored, (self.rank,)
+
 
 NO_NODES: Final[list[Node]] = []
+
+#: In a process that runs tasks for another one: the results that it holds, by rank.
+STORE: Final[dict[int, Node]] = {}
+
+
+def stored(rank: int) -> Node:
+    return STORE[rank]
 
 
 class Template:
@@ -84,10 +95,6 @@ class Template:
 
     def children(self) -> list[object]:
         """What this template is made of: literals, nodes and templates."""
-        raise NotImplementedError
-
-    def refill(self, children: list[object]) -> Template:
-        """The same kind of template over other children, in the order of :meth:`children`."""
         raise NotImplementedError
 
 
@@ -106,8 +113,8 @@ class Listed(Template):
     def children(self) -> list[object]:
         return self.items
 
-    def refill(self, children: list[object]) -> Template:
-        return Listed(children, self.make)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Listed, (self.items, self.make)
 
 
 @final
@@ -127,8 +134,8 @@ class Dicted(Template):
     def children(self) -> list[object]:
         return self.values
 
-    def refill(self, children: list[object]) -> Template:
-        return Dicted(self.words, children)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dicted, (self.words, self.values)
 
 
 @final
@@ -151,8 +158,8 @@ class Call(Template):
     def children(self) -> list[object]:
         return self.args
 
-    def refill(self, children: list[object]) -> Template:
-        return Call(self.func, children, self.words)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self.func, self.args, self.words)
 
 
 def evaluate(arg: object) -> Any:

@@ -16,7 +16,7 @@ from treadle.graph.foreign import ALIAS, CONTAINER, DATA, MAPPING, NATIVE, REFER
 from treadle.graph.node import CLOSED, NEW, NO_NODES, OPEN, Call, Dicted, Listed, Node
 from treadle.graph.spec import Data, Ref, Task
 
-__all__ = ["MAX_NESTING", "Plan", "as_dict", "read"]
+__all__ = ["MAX_NESTING", "Plan", "as_dict", "read", "unquote"]
 
 #: How deep containers and calls may be nested inside the arguments of one task.
 MAX_NESTING: Final = 200
@@ -111,10 +111,12 @@ class _Reader:
     def target(self, key: object) -> Node:
         cls = type(key)
         if cls is not str and cls is not tuple and cls is not int and cls is not bytes and cls is not float:
-            if not isinstance(key, (str, int, bytes, float, tuple)):
+            if cls is bool or not isinstance(key, (str, int, bytes, float, tuple)):
                 raise InvalidKeyError(key)
         try:
             node = self.lookup(key)
+        except InvalidKeyError:
+            raise  # of the key that an alias names
         except TypeError:
             raise InvalidKeyError(key) from None
         if node is None:
@@ -192,6 +194,7 @@ class _Reader:
         node.result = value
         node.done = True
         node.state = CLOSED
+        node.rank = -self.serial  # its name in other processes; tasks have ranks from 0
 
     def convert_plain(self, node: Node, value: tuple[object, ...]) -> None:
         node.func = value[0]
@@ -285,10 +288,7 @@ class _Reader:
                 self.check_depth(depth)
                 args = [self.plain(item, depth + 1) for item in value[1:]]
                 return Call(value[0], args, [])
-            try:
-                node = self.lookup(value)
-            except TypeError:
-                node = None  # something unhashable is in it, so it is no key
+            node = self.find(value)
             if node is not None:
                 return self.depend(node)
             return self.plain_items(value, list(value), tuple, depth)
@@ -318,6 +318,10 @@ class _Reader:
             return self.explicit(value, depth)
         if foreign_kind(cls) != NATIVE:
             return self.foreign(value, depth)
+        if isinstance(value, (str, int, bytes, float, tuple)) and cls is not bool:
+            node = self.find(value)  # NumPy's strings and floats, members of enumerations, named tuples
+            if node is not None:
+                return self.depend(node)
         if isinstance(value, tuple) and hasattr(cls, "_make"):
             make: Any = getattr(cls, "_make")  # noqa: B009 (a named tuple's own constructor)
             return self.plain_items(value, list(value), make, depth)
@@ -337,7 +341,7 @@ class _Reader:
             return Call(value.func, args, list(value.kwargs))
         if cls is Data:
             assert isinstance(value, Data)
-            return Listed([value.value], _first)
+            return Listed([value.value], unquote)
         if cls is dict:
             assert isinstance(value, dict)
             self.check_depth(depth)
@@ -369,7 +373,7 @@ class _Reader:
             return self.depend(self.require(value.target))
         self.check_depth(depth)
         if kind == DATA:
-            return Listed([value.value], _first)
+            return Listed([value.value], unquote)
         args = [self.foreign(item, depth + 1) for item in value.args]
         if kind == CONTAINER:
             return Listed(args, None if value.klass is list else value.klass)
@@ -389,11 +393,22 @@ class _Reader:
     def require(self, key: object) -> Node:
         try:
             node = self.lookup(key)
+        except InvalidKeyError:
+            raise  # of the key that an alias names
         except TypeError:
             raise InvalidKeyError(key) from None
         if node is None:
             raise MissingDependencyError(self.node.key, key, _similar(key, self.graph))
         return node
+
+    def find(self, value: object) -> Node | None:
+        """The node of ``value`` if it is a key; a value with something unhashable in it is none."""
+        try:
+            return self.lookup(value)
+        except InvalidKeyError:
+            raise  # of the key that an alias names
+        except TypeError:
+            return None
 
     def lookup(self, key: object) -> Node | None:
         """The node of ``key``, made at first use; None if the graph has no such key."""
@@ -436,7 +451,11 @@ class _Reader:
         names: dict[object, None] = {key: None}
         name = key
         while True:
-            if target in names:
+            try:
+                closed = target in names
+            except TypeError:
+                raise InvalidKeyError(target) from None
+            if closed:
                 path = list(names)
                 raise CycleError([*path[path.index(target) :], target])
             names[target] = None
@@ -465,7 +484,8 @@ def _changed(before: list[object], after: list[object]) -> bool:
     return False
 
 
-def _first(values: list[object]) -> object:
+def unquote(values: list[object]) -> object:
+    """Makes the value of a quoted literal: of :class:`Data`, or of what stands for it in foreign graphs."""
     return values[0]
 
 

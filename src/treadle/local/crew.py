@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock, local
 from time import perf_counter
-from typing import Any, Final, Optional, final
+from typing import Any, Final, final
 
 from treadle.callbacks import TaskRecord
 from treadle.graph.node import Node
@@ -42,7 +42,7 @@ class Crew:
         self.hired: int = 0
         self.working: int = 0
         #: The first error of a task or a callback.
-        self.error: Optional[BaseException] = None
+        self.error: BaseException | None = None
         #: Closed until nothing runs and nothing will.
         self.finished: Any = Lock()
         self.finished.acquire()
@@ -156,7 +156,7 @@ class Crew:
                 self.lock.acquire()
             result = None
 
-    def next_task(self) -> Optional[Node]:
+    def next_task(self) -> Node | None:
         """The next task for this worker; waits while there is none but some may come. None when it may go."""
         run = self.run
         while True:
@@ -208,7 +208,7 @@ class Crew:
 _HERE: Final = local()
 
 
-def current_crew() -> Optional[Crew]:
+def current_crew() -> Crew | None:
     """The crew that this thread works for, if it is inside a task."""
-    crew: Optional[Crew] = getattr(_HERE, "crew", None)
+    crew: Crew | None = getattr(_HERE, "crew", None)
     return crew

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from treadle.callbacks import Callback, active_callbacks
-from treadle.errors import UserError
 from treadle.graph.ordering import order
 from treadle.graph.plan import as_dict, read
 from treadle.local.crew import Crew, current_crew
 from treadle.local.hooks import Hooks
 from treadle.local.run import Run
 from treadle.local.threads import shared_pool
+from treadle.local.trim import forget_frames
 
 __all__ = ["Driver", "Outcome", "SyncDriver", "ThreadsDriver", "drive_crew", "execute"]
 
@@ -61,10 +61,8 @@ def execute(graph: Any, keys: Any, driver: Driver, callbacks: Iterable[Callback]
         error = driver.drive(run, hooks)
         if error is None:
             value = plan.results()
-    except UserError as raised:
-        error = raised.with_traceback(None)
     except BaseException as raised:
-        error = raised
+        error = forget_frames(raised)
     if hooks is not None:
         error = hooks.finish(error)
     return Outcome(value, error)
@@ -97,9 +95,7 @@ class ThreadsDriver:
         submit(crew.work)
 
 
-def drive_crew(
-    run: Run, hooks: Hooks | None, limit: int, hire: Callable[[Crew], None] | None
-) -> BaseException | None:
+def drive_crew(run: Run, hooks: Hooks | None, limit: int, hire: Callable[[Crew], None] | None) -> BaseException | None:
     """Run everything with a crew.
 
     The caller's thread only waits, so that an interrupt finds it at once; unless it is inside a task already: then it
@@ -121,5 +117,5 @@ def drive_crew(
         crew.stop()
         if hire is not None:
             crew.finished.acquire(timeout=GRACE)
-        return interrupt
+        return forget_frames(interrupt)
     return crew.error

@@ -48,13 +48,14 @@ class Run:
         self.live: int = 0
         self.peak: int = 0
         self.stopped: bool = False
+        #: The tasks whose results the caller asked for.
+        self.targets: Final = [node for node in plan.targets if not node.done]
         for node in nodes:
             if node.waiting == 0:
                 self.roots.append(node.rank)
             node.users = len(node.dependents)
-        for node in plan.targets:
-            if not node.done:
-                node.users += 1
+        for node in self.targets:
+            node.users += 1
 
     def __repr__(self) -> str:
         return (

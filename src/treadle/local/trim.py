@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from types import TracebackType
 
-__all__ = ["annotate", "trim"]
+from treadle.errors import PeerError, UserError
+
+__all__ = ["annotate", "forget_frames", "trim"]
 
 #: Modules whose frames, at the head of a traceback, only say that a task was called.
 _OURS = ("treadle.local.", "treadle.graph.")
 
 
-def annotate(error: BaseException, key: object) -> BaseException:
-    """Trim the traceback of a task's exception and note the task's key on it."""
+def annotate(error: BaseException, *keys: object) -> BaseException:
+    """Trim the traceback of a task's exception and note the task's key on it (or those of all that may be meant)."""
     error.__traceback__ = trim(error.__traceback__)
-    note = f"while running task {key!r}"
+    if len(keys) == 1:
+        note = f"while running task {keys[0]!r}"
+    else:
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        note = f"while running one of the tasks {', '.join(map(repr, keys[:5]))}{more}"
     notes: list[str] | None = getattr(error, "__notes__", None)
     if notes is None or note not in notes:
         if hasattr(error, "add_note"):
@@ -24,6 +30,11 @@ def annotate(error: BaseException, key: object) -> BaseException:
             except AttributeError:
                 pass  # an exception class without a __dict__
     return error
+
+
+def forget_frames(error: BaseException) -> BaseException:
+    """An error of ours, or an interrupt, without the frames in which we happened to be: they tell the user nothing."""
+    return error.with_traceback(None) if isinstance(error, (UserError, PeerError, KeyboardInterrupt)) else error
 
 
 def trim(traceback: TracebackType | None) -> TracebackType | None:

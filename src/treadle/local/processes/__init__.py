@@ -1,0 +1,1 @@
+"""Worker processes that keep results where they were made."""

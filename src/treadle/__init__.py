@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from treadle import sync as sync
     from treadle import threaded as threaded
     from treadle.callbacks import Callback as Callback
-    from treadle.delayed import Delayed as Delayed
-    from treadle.delayed import compute as compute
-    from treadle.delayed import delayed as delayed
+    from treadle.deferred import Delayed as Delayed
+    from treadle.deferred import compute as compute
+    from treadle.deferred import delayed as delayed
     from treadle.diagnostics.profiler import Profiler as Profiler
     from treadle.diagnostics.progress import ProgressBar as ProgressBar
+    from treadle.drawing import visualize as visualize
     from treadle.graph.spec import Data as Data
     from treadle.graph.spec import Ref as Ref
     from treadle.graph.spec import Task as Task
     from treadle.scheduling import get as get
-    from treadle.tokenize import tokenize as tokenize
-    from treadle.visualize import visualize as visualize
+    from treadle.tokens import tokenize as tokenize
 
 _MODULES = ("config", "errors", "graph", "multiprocessing", "sync", "threaded")
 _HOMES = {
     "Callback": "treadle.callbacks",
     "Data": "treadle.graph.spec",
-    "Delayed": "treadle.delayed",
+    "Delayed": "treadle.deferred",
     "Profiler": "treadle.diagnostics.profiler",
     "ProgressBar": "treadle.diagnostics.progress",
     "Ref": "treadle.graph.spec",
     "Task": "treadle.graph.spec",
-    "compute": "treadle.delayed",
-    "delayed": "treadle.delayed",
+    "compute": "treadle.deferred",
+    "delayed": "treadle.deferred",
     "get": "treadle.scheduling",
-    "tokenize": "treadle.tokenize",
-    "visualize": "treadle.visualize",
+    "tokenize": "treadle.tokens",
+    "visualize": "treadle.drawing",
 }
 
 __all__ = [

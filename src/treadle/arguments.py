@@ -7,7 +7,6 @@ built-in containers, named tuples, dataclasses and slices. A container without a
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -15,14 +14,15 @@ from treadle.errors import GraphError
 from treadle.graph.plan import MAX_NESTING
 from treadle.graph.spec import Data, Ref, Task
 from treadle.operators import Operators
-from treadle.tokenize import tokenize
+from treadle.tokens import tokenize
 
-__all__ = ["ATOMS", "Collected", "Source", "fill", "pack"]
+__all__ = ["ATOMS", "ITERATORS", "Collected", "Source", "fill", "pack"]
 
 #: Types of values that nothing else can be inside of.
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(len), type(lambda: 0)})
 
-_ITERATORS: dict[type, type] = {
+#: Iterators that are read as what they iterate over.
+ITERATORS: dict[type, type] = {
     type(iter([])): list,
     type(iter(())): tuple,
     type(iter(set())): set,
@@ -38,6 +38,10 @@ class Source(Protocol):
     def _task(self) -> Task | Data: ...
     @property
     def _deps(self) -> tuple[Source, ...]: ...
+    @property
+    def _named(self) -> bool: ...
+    def _rest(self) -> tuple[Any, ...]:
+        """What its class is called with, to make it anew, after the key, the task and the sources."""
 
 
 class Collected:
@@ -46,17 +50,18 @@ class Collected:
     The graph is taken as it is, without Dask's optimization, so that collections share the tasks they have in common.
     """
 
-    __slots__ = ("_deps", "_key", "_task", "graph")
+    __slots__ = ("_deps", "_key", "_named", "_task", "graph")
 
-    def __init__(self, key: Any, task: Task, graph: Mapping[Any, Any]) -> None:
+    def __init__(self, key: Any, task: Task, deps: tuple[Source, ...], graph: Mapping[Any, Any]) -> None:
         self._key = key
         self._task = task
-        self._deps: tuple[Source, ...] = ()
+        self._deps = deps
+        self._named = False
         #: The collection's own tasks, in Dask's form.
         self.graph = graph
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Collected, (self._key, self._task, dict(self.graph))
+    def _rest(self) -> tuple[Any, ...]:
+        return (dict(self.graph),)
 
 
 def pack(value: Any, found: list[Any], depth: int = 0) -> Any:
@@ -82,8 +87,9 @@ def pack(value: Any, found: list[Any], depth: int = 0) -> Any:
     if cls is slice:
         items = _pack_items((value.start, value.stop, value.step), found, depth)
         return value if items is None else Task(slice, *items)
-    if cls in _ITERATORS:
-        return pack(_ITERATORS[cls](value), found, depth)
+    if cls in ITERATORS:
+        # A copy of the iterator is read: the caller's stays where it is, and each computation starts anew.
+        return pack(ITERATORS[cls](copy.copy(value)), found, depth)
     if cls is Ref or cls is Task or cls is Data:
         return Data(value)
     return _pack_special(value, cls, found, depth)
@@ -134,26 +140,37 @@ def _make_dict(words: list[Any], values: list[Any]) -> dict[Any, Any]:
 
 
 def _pack_dataclass(value: Any, found: list[Any], depth: int) -> Any:
-    names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-    values = [getattr(value, name) for name in names]
-    packed = _pack_items(values, found, depth)
+    content = _content(value)
+    packed = _pack_items(content.values(), found, depth)
     if packed is None:
         return value
-    changed = {name: after for name, before, after in zip(names, values, packed) if before is not after}
+    changed = {name: after for (name, before), after in zip(content.items(), packed) if before is not after}
     # The task must not keep the delayed values themselves, or it would drag their whole graph to another process.
-    blank = _with_fields(value, dict.fromkeys(changed))
+    blank = _with_fields(value, content | dict.fromkeys(changed))
     return Task(_with_fields, Data(blank), changed)
 
 
-def _with_fields(value: Any, fields: dict[str, Any]) -> Any:
-    """A copy of a dataclass instance with other values in some fields.
+def _with_fields(value: Any, content: dict[str, Any]) -> Any:
+    """A copy of a dataclass instance with other values of some attributes.
 
     It is not made by calling the class: that one may have an ``__init__`` of its own, or fields without one.
     """
-    value = copy.copy(value)
-    for name, item in fields.items():
-        object.__setattr__(value, name, item)
-    return value
+    try:
+        made = object.__new__(type(value))
+    except TypeError:  # it derives from a built-in type
+        made = copy.copy(value)
+    for name, item in (_content(value) | content).items():
+        object.__setattr__(made, name, item)
+    return made
+
+
+def _content(value: Any) -> dict[str, Any]:
+    """All that a dataclass instance holds, in fields, slots and other attributes."""
+    from dataclasses import fields  # costs as much as all of Treadle, and is loaded already where there is a dataclass
+
+    content = dict(getattr(value, "__dict__", ()))
+    content.update({field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)})
+    return content
 
 
 def _collect(collection: Any) -> Collected | None:
@@ -163,7 +180,7 @@ def _collect(collection: Any) -> Collected | None:
     keys = collection.__dask_keys__()
     finalize, extra = collection.__dask_postcompute__()
     key = f"finalize-{tokenize(type(collection), keys)}"
-    return Collected(key, Task(finalize, _refs(keys), *extra), graph)
+    return Collected(key, Task(finalize, _refs(keys), *extra), (), graph)
 
 
 def _refs(keys: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treadle.delayed import Delayed
+    from treadle.deferred import Delayed
 
 __all__ = ["Operators"]
 
@@ -77,6 +77,12 @@ class Operators:
 
     def __ceil__(self) -> Delayed:
         return self._operate(math.ceil, self)
+
+    def __int__(self) -> int:
+        raise TypeError(f"{self!r} is not a number before it is computed; call .compute(), or use delayed(int)(x).")
+
+    def __float__(self) -> float:
+        raise TypeError(f"{self!r} is not a number before it is computed; call .compute(), or use delayed(float)(x).")
 
     # Items.
 

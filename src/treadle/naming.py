@@ -15,7 +15,7 @@ __all__ = ["brief_token", "check_key", "is_brief", "unique"]
 
 def check_key(key: Any) -> None:
     """:raises InvalidKeyError: ``key`` is of a type that no key may have."""
-    if not isinstance(key, (str, bytes, int, float, tuple)):
+    if isinstance(key, bool) or not isinstance(key, (str, bytes, int, float, tuple)):
         raise InvalidKeyError(key)
 
 

@@ -110,9 +110,8 @@ class _Reader:
 
     def target(self, key: object) -> Node:
         cls = type(key)
-        if cls is not str and cls is not tuple and cls is not int and cls is not bytes and cls is not float:
-            if cls is bool or not isinstance(key, (str, int, bytes, float, tuple)):
-                raise InvalidKeyError(key)
+        if cls is bool or not isinstance(key, (str, int, bytes, float, tuple)):
+            raise InvalidKeyError(key)
         try:
             node = self.lookup(key)
         except InvalidKeyError:
@@ -478,7 +477,7 @@ class _Reader:
 
 
 def _changed(before: list[object], after: list[object]) -> bool:
-    for index, item in enumerate(before):
+    for index, item in enumerate(before):  # noqa: SIM110 (mypyc compiles this loop, not a generator)
         if after[index] is not item:
             return True
     return False

@@ -54,10 +54,12 @@ class Task:
     by the result it names before the call; a nested ``Task`` is called in place. All else is passed as it is.
     """
 
-    def __init__(self, func: object, /, *args: object, **kwargs: object) -> None:
-        if not callable(func):
-            raise TypeError(f"the first argument of Task must be callable, not {func!r}")
-        self.func: Final = func
+    # The name is one that no keyword has: compiled, a positional-only parameter still answers to its name, and
+    # ``Task(f, func=1)`` must be able to pass ``func`` on.
+    def __init__(self, __func: object, /, *args: object, **kwargs: object) -> None:
+        if not callable(__func):
+            raise TypeError(f"the first argument of Task must be callable, not {__func!r}")
+        self.func: Final = __func
         self.args: Final = args
         self.kwargs: Final = kwargs
 

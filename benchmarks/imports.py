@@ -1,6 +1,6 @@
 """Import time of ``treadle`` beside ``dask.delayed``, in fresh processes that take turns.
 
-    python benchmarks/imports.py
+python benchmarks/imports.py
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from treadle.deferred import delayed
+from treadle.drawing import RenderError, VisualizeError, visualize
 from treadle.errors import MissingPackageError
 from treadle.graph.spec import Data, Ref, Task
-from treadle.drawing import RenderError, VisualizeError, visualize
 
 
 def load(x: Any) -> Any:

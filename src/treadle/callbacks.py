@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["Callback", "RunInfo", "TaskRecord", "active_callbacks"]
+__all__ = ["Callback", "RunInfo", "TaskRecord", "active_callbacks", "unwatched"]
 
 _Self = TypeVar("_Self", bound="Callback")
 
@@ -81,6 +81,16 @@ class Callback:
 
 
 _ACTIVE: ContextVar[tuple[Callback, ...]] = ContextVar("treadle_callbacks", default=())
+
+
+class unwatched:
+    """While a run goes on: what surrounds it does not watch the runs that its tasks start in this thread."""
+
+    def __enter__(self) -> None:
+        self._token = _ACTIVE.set(())
+
+    def __exit__(self, *exc_info: object) -> None:
+        _ACTIVE.reset(self._token)
 
 
 def active_callbacks(extra: Iterable[Callback] | None = None) -> list[Callback]:

@@ -41,7 +41,7 @@ class set:
     def __init__(self, **settings: Any) -> None:
         for name, value in settings.items():
             if name not in _NAMES:
-                raise ConfigError(f"there is no setting {name!r}; there are: {', '.join(_NAMES)}")
+                raise _unknown(name)
             _check(name, value)
         self._settings = settings
         self._before = {name: _values[name] for name in settings if name in _values}
@@ -62,7 +62,12 @@ class set:
 
 
 def get(name: str) -> Any:
-    """The value of a setting; None if nobody has set it."""
+    """The value of a setting; None if nobody has set it.
+
+    :raises ConfigError: there is no such setting, or the environment gives it a value that it cannot have.
+    """
+    if name not in _NAMES:
+        raise _unknown(name)
     value = _values.get(name)
     if value is None and name != "pool":
         text = os.environ.get(f"TREADLE_{name.upper()}")
@@ -86,6 +91,10 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(f"there is no setting {name!r}; there are: {', '.join(_NAMES)}")
 
 
 def _parse(name: str, text: str) -> Any:

@@ -19,5 +19,8 @@ def get(graph: Any, keys: Any, *, num_workers: int | None = None, pool: Any = No
     callbacks = options.pop("callbacks", None)
     done = outcome(graph, keys, "processes", num_workers, pool, callbacks, options)
     if done.error is not None:
-        raise done.error
+        try:
+            raise done.error
+        finally:
+            del done  # it would tie the error, its traceback and this frame into a circle
     return done.value

@@ -79,7 +79,10 @@ def get(
     """
     done = outcome(graph, keys, scheduler, num_workers, pool, callbacks, options)
     if done.error is not None:
-        raise done.error
+        try:
+            raise done.error
+        finally:
+            del done  # it would tie the error, its traceback and this frame into a circle
     return done.value
 
 
@@ -107,7 +110,8 @@ def _foreign(scheduler: Callable[..., Any], graph: Any, keys: Any, extra: dict[s
     try:
         return Outcome(scheduler(graph, keys, **extra), None)
     except BaseException as error:
-        return Outcome(None, error)
+        traceback = error.__traceback__
+        return Outcome(None, error.with_traceback(traceback and traceback.tb_next))  # without this frame
 
 
 def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:

@@ -18,5 +18,8 @@ def get(graph: Any, keys: Any, **options: Any) -> Any:
     options = {word: value for word, value in options.items() if word not in ("num_workers", "pool")}
     done = outcome(graph, keys, "sync", None, None, callbacks, options)
     if done.error is not None:
-        raise done.error
+        try:
+            raise done.error
+        finally:
+            del done  # it would tie the error, its traceback and this frame into a circle
     return done.value

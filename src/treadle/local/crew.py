@@ -38,8 +38,9 @@ class Crew:
         self.lock: Any = Lock()
         #: One closed lock for each worker that waits for a task; opening it wakes the worker.
         self.idle: list[Any] = []
-        #: Workers that were asked for, and those of them that have come and not left yet.
+        #: Workers that were asked for, those of them that have come, and those that have not left yet.
         self.hired: int = 0
+        self.arrived: int = 0
         self.working: int = 0
         #: The first error of a task or a callback.
         self.error: BaseException | None = None
@@ -50,22 +51,18 @@ class Crew:
 
     def start(self) -> None:
         """Hire the first worker. An empty run is over at once."""
-        self.lock.acquire()
-        try:
+        with self.lock:
             if self.run.over():
                 self.close()
             else:
                 self.recruit()
-        finally:
-            self.lock.release()
 
     def stop(self) -> None:
         """Start no further task; those that run are not interrupted."""
-        self.lock.acquire()
-        self.halt()
-        if self.working == 0:
-            self.close()
-        self.lock.release()
+        with self.lock:
+            self.halt()
+            if self.working == 0:
+                self.close()
 
     def spare(self) -> int:
         """How many of the crew's slots no task occupies."""
@@ -74,17 +71,19 @@ class Crew:
     def work(self) -> None:
         """Run tasks in this thread until nothing is left for it to do."""
         outer = current_crew()
-        _HERE.crew = self
         self.lock.acquire()
+        self.arrived += 1
         self.working += 1
-        name = f"thread-{self.working}" if self.hire is not None else "sync"
         try:
+            _HERE.crew = self
             if self.hooks is None:
                 self.work_plain()
             else:
-                self.work_hooked(self.hooks, name)
+                self.work_hooked(self.hooks, f"thread-{self.arrived}" if self.hire is not None else "sync")
         finally:
             _HERE.crew = outer
+            if self.hire is None and not self.lock.locked():
+                self.lock.acquire()  # an interrupt came just before or after a task
             self.working -= 1
             if self.working == 0 and self.run.over():
                 self.close()
@@ -98,7 +97,7 @@ class Crew:
         release = self.lock.release
         garbage: list[Any] = []
         while True:
-            node = self.next_task()
+            node = self.next_task(garbage)
             if node is None:
                 break
             release()
@@ -122,7 +121,7 @@ class Crew:
         run = self.run
         garbage: list[Any] = []
         while True:
-            node = self.next_task()
+            node = self.next_task(garbage)
             if node is None:
                 break
             self.lock.release()
@@ -155,9 +154,16 @@ class Crew:
             else:
                 self.lock.acquire()
             result = None
+        if garbage:
+            self.lock.release()
+            garbage.clear()
+            self.lock.acquire()
 
-    def next_task(self) -> Node | None:
-        """The next task for this worker; waits while there is none but some may come. None when it may go."""
+    def next_task(self, garbage: list[Any]) -> Node | None:
+        """The next task for this worker; waits while there is none but some may come. None when it may go.
+
+        ``garbage`` is dropped before it waits, which may take long.
+        """
         run = self.run
         while True:
             node = run.take()
@@ -172,6 +178,7 @@ class Crew:
             bell.acquire()
             self.idle.append(bell)
             self.lock.release()
+            garbage.clear()
             bell.acquire()
             self.lock.acquire()
 
@@ -180,7 +187,11 @@ class Crew:
             self.idle.pop().release()
         elif self.hire is not None and self.hired < self.limit:
             self.hired += 1
-            self.hire(self)
+            try:
+                self.hire(self)
+            except Exception:  # no more threads, or somebody's pool was shut down: those that work carry on
+                if self.working == 0:
+                    raise
 
     def fail(self, node: Node, error: BaseException) -> None:
         self.run.drop()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from treadle.callbacks import Callback, active_callbacks
+from treadle.callbacks import Callback, active_callbacks, unwatched
 from treadle.graph.ordering import order
 from treadle.graph.plan import as_dict, read
 from treadle.local.crew import Crew, current_crew
@@ -41,14 +41,11 @@ class Driver(Protocol):
 
 def execute(graph: Any, keys: Any, driver: Driver, callbacks: Iterable[Callback] | None) -> Outcome:
     """Compute ``keys`` of ``graph``."""
-    if current_crew() is not None:
-        # Inside a task: what surrounds the outer run does not watch the inner one.
-        active = list(callbacks or ())
-    else:
-        active = active_callbacks(callbacks)
+    active = active_callbacks(callbacks)
     hooks = Hooks(active) if active else None
     value: Any = None
     error: BaseException | None = None
+    run: Run | None = None
     try:
         tasks = as_dict(graph)
         if hooks is not None:
@@ -58,14 +55,21 @@ def execute(graph: Any, keys: Any, driver: Driver, callbacks: Iterable[Callback]
         run = Run(plan)
         if hooks is not None:
             hooks.start(plan.nodes, driver.name, driver.num_workers)
-        error = driver.drive(run, hooks)
+        with unwatched():
+            error = driver.drive(run, hooks)
         if error is None:
             value = plan.results()
     except BaseException as raised:
         error = forget_frames(raised)
+    if error is not None and run is not None and run.running == 0:
+        run.dismantle()
     if hooks is not None:
         error = hooks.finish(error)
-    return Outcome(value, error)
+    try:
+        return Outcome(value, error)
+    finally:
+        # The frames of a task's traceback lead back to this one: the error must not be among its variables.
+        del error
 
 
 class SyncDriver:
@@ -114,8 +118,11 @@ def drive_crew(run: Run, hooks: Hooks | None, limit: int, hire: Callable[[Crew],
             crew.start()
         crew.finished.acquire()
     except BaseException as interrupt:
-        crew.stop()
-        if hire is not None:
+        if hire is not None:  # otherwise nobody else works for this crew, and its lock may be in any state
+            crew.stop()
             crew.finished.acquire(timeout=GRACE)
         return forget_frames(interrupt)
-    return crew.error
+    try:
+        return crew.error
+    finally:
+        crew.error = None  # see execute

@@ -13,16 +13,16 @@ from time import perf_counter
 from typing import Any
 
 from treadle.callbacks import TaskRecord
-from treadle.errors import InternalError
+from treadle.errors import InternalError, ResultNotSerializableError
 from treadle.graph.node import STORE, Node
 from treadle.local.hooks import Hooks, function_name
 from treadle.local.nesting import confining
 from treadle.local.processes.blob import Blob, dumps, loads
 from treadle.local.processes.calls import decode, encode, keep, literals, why_not
 from treadle.local.processes.durations import Durations
-from treadle.local.processes.failures import pack_error, pack_refusal, unpack_error
+from treadle.local.processes.failures import load_result, pack_error, pack_refusal, unpack_error
 from treadle.local.run import Run
-from treadle.local.trim import annotate, forget_frames, trim
+from treadle.local.trim import annotate, forget_frames, trim_error
 
 __all__ = ["ExecutorDriver"]
 
@@ -73,7 +73,11 @@ class _Session:
                 break
             future = self.finished.get()
             self.collect(future, self.batches.pop(future))
-        return self.error
+            del future  # it holds the results
+        try:
+            return self.error
+        finally:
+            self.error = None  # the frames of a task's traceback may lead back to here
 
     def cancel(self) -> None:
         self.run.stop()
@@ -124,12 +128,11 @@ class _Session:
         try:
             values = dumps((inputs, functions), in_band=True)
             calls = encode([(node, number) for number, node in enumerate(batch)], in_band=True)
-        except Exception as error:
-            for node in batch:
-                blame = why_not(node)
-                if blame is not None:
-                    raise blame from None
-            raise error
+        except Exception:
+            blame = why_not(batch)
+            if blame is None:
+                raise
+            raise blame from None
         return values.data, list(values.buffers), calls.data, list(calls.buffers)
 
     def collect(self, future: Future[Any], batch: list[Node]) -> None:
@@ -140,8 +143,10 @@ class _Session:
             for _ in batch:
                 self.run.drop()
             if not isinstance(error, CancelledError) or self.error is None:
-                # The executor itself failed (its process died, say), and only it knows with which of these tasks.
-                self.fail(annotate(error, *[node.key for node in batch]))
+                # The executor itself failed (its process died, say), and only it knows with which of these tasks;
+                # unless the other process could not read what it was sent.
+                blame = why_not(batch) if self.pickled and isinstance(error, Exception) else None
+                self.fail(blame or annotate(error, *[node.key for node in batch]))
             return
         seen = 0
         for index, started, stopped, failure, result in rows:
@@ -156,6 +161,7 @@ class _Session:
             self.run.drop()
         if seen < len(batch) and self.error is None:
             raise InternalError("a batch came back incomplete without an error")
+        rows.clear()  # the executor may keep its futures
 
     def settle(self, node: Node, started: float, stopped: float, result: Any) -> None:
         garbage: list[Any] = []
@@ -163,7 +169,7 @@ class _Session:
         name = function_name(node.func)
         self.run.settle(node, result, garbage)
         garbage.clear()
-        if self.hooks is not None and self.error is None:
+        if self.hooks is not None:
             try:
                 self.hooks.after(TaskRecord(node.key, name, "executor", started, stopped, self.run.live), result)
             except BaseException as error:
@@ -171,7 +177,7 @@ class _Session:
 
     def fail(self, error: BaseException) -> None:
         if self.error is None:
-            self.error = forget_frames(error)
+            self.error = trim_error(error)
             self.run.stop()
             for future in self.batches:
                 future.cancel()
@@ -186,11 +192,13 @@ def run_batch(nodes: list[Node]) -> list[Row]:
             try:
                 result = node.call()
             except BaseException as error:
-                error.__traceback__ = trim(error.__traceback__)
-                rows.append((index, started, perf_counter(), error, None))
+                rows.append((index, started, perf_counter(), trim_error(error), None))
                 break
             rows.append((index, started, perf_counter(), None, result))
-    return rows
+    try:
+        return rows
+    finally:
+        del rows  # the frames of a task's traceback lead back to this one
 
 
 def run_pickled(values: bytes, value_buffers: list[bytes], calls: bytes, call_buffers: list[bytes]) -> list[Any]:
@@ -222,8 +230,12 @@ def run_pickled(values: bytes, value_buffers: list[bytes], calls: bytes, call_bu
 def _unpack(answers: list[Any], batch: list[Node]) -> list[Row]:
     rows: list[Row] = []
     for index, started, stopped, packed, data in answers:
+        key = batch[index].key
         if packed is not None:
-            rows.append((index, started, stopped, unpack_error(packed, batch[index].key), None))
-        else:
-            rows.append((index, started, stopped, None, loads(Blob(*data))))
+            rows.append((index, started, stopped, unpack_error(packed, key), None))
+            continue
+        try:
+            rows.append((index, started, stopped, None, load_result(Blob(*data), key)))
+        except ResultNotSerializableError as error:
+            rows.append((index, started, stopped, trim_error(error), None))
     return rows

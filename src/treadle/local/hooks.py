@@ -47,12 +47,17 @@ class Hooks:
                 callback.after(record, result if callback.needs_results else None)
 
     def finish(self, error: BaseException | None) -> BaseException | None:
-        """Tell all that were started that the run is over. Returns ``error``, or the first that a callback raises."""
+        """Tell all that were started that the run is over. Returns ``error``, or the first that a callback raises.
+
+        A task that outlives an interrupted run reports to nobody.
+        """
+        with self._lock:
+            self._callbacks = []
         while self._started:
             try:
                 self._started.pop().finish(error)
             except BaseException as raised:
-                error = error or raised
+                error = raised if error is None else error
         return error
 
 

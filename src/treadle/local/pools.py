@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.pool
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from treadle import config
@@ -29,7 +29,8 @@ def driver_for(pool: Any, num_workers: int | None) -> Driver:
     if isinstance(pool, multiprocessing.pool.Pool):
         return ExecutorDriver(_PoolExecutor(pool), _size(pool, "_processes", num_workers), pickled=True)
     if isinstance(pool, Executor):
-        pickled = isinstance(pool, ProcessPoolExecutor) or "Process" in type(pool).__name__
+        # Other libraries have their own; only the names of their classes say that tasks go to other processes.
+        pickled = any("Process" in cls.__name__ for cls in type(pool).__mro__)
         return ExecutorDriver(pool, _size(pool, "_max_workers", num_workers), pickled=pickled)
     raise PoolError(
         f"{pool!r} is not a pool: pass a concurrent.futures.Executor, a multiprocessing pool, or the number of "

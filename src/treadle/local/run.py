@@ -139,6 +139,18 @@ class Run:
         """Hand out nothing any more."""
         self.stopped = True
 
+    def dismantle(self) -> None:
+        """After a run that ended early, let go of everything: nodes and their dependents hold one another.
+
+        Nothing may be running any more.
+        """
+        for node in self.nodes:
+            node.args = ()
+            node.kwargs = None
+            node.deps = NO_NODES
+            node.dependents = NO_NODES
+            node.result = None
+
     def sanity_check(self) -> None:
         """Check every invariant, in time proportional to the size of the graph.
 

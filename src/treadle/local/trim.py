@@ -6,10 +6,10 @@ from types import TracebackType
 
 from treadle.errors import PeerError, UserError
 
-__all__ = ["annotate", "forget_frames", "trim"]
+__all__ = ["annotate", "forget_frames", "trim", "trim_error"]
 
 #: Modules whose frames, at the head of a traceback, only say that a task was called.
-_OURS = ("treadle.local.", "treadle.graph.")
+_OURS = ("treadle.local.", "treadle.graph.", "treadle.deferred", "treadle.operators")
 
 
 def annotate(error: BaseException, *keys: object) -> BaseException:
@@ -20,21 +20,24 @@ def annotate(error: BaseException, *keys: object) -> BaseException:
     else:
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
         note = f"while running one of the tasks {', '.join(map(repr, keys[:5]))}{more}"
-    notes: list[str] | None = getattr(error, "__notes__", None)
-    if notes is None or note not in notes:
-        if hasattr(error, "add_note"):
-            error.add_note(note)
-        else:  # Python 3.10 keeps notes but does not print them
-            try:
-                error.__notes__ = [*(notes or []), note]  # type: ignore[attr-defined]
-            except AttributeError:
-                pass  # an exception class without a __dict__
+    notes: list[str] = getattr(error, "__notes__", [])
+    if note not in notes:
+        try:
+            # Python 3.10 keeps notes, too, but does not print them.
+            error.__notes__ = [*notes, note]  # type: ignore[attr-defined]
+        except (AttributeError, TypeError):
+            pass  # an exception class that takes no attributes
     return error
 
 
 def forget_frames(error: BaseException) -> BaseException:
     """An error of ours, or an interrupt, without the frames in which we happened to be: they tell the user nothing."""
     return error.with_traceback(None) if isinstance(error, (UserError, PeerError, KeyboardInterrupt)) else error
+
+
+def trim_error(error: BaseException) -> BaseException:
+    """``error`` with its traceback trimmed."""
+    return error.with_traceback(trim(error.__traceback__))
 
 
 def trim(traceback: TracebackType | None) -> TracebackType | None:

@@ -6,13 +6,14 @@ under that rank: so the receiver runs a task exactly as a thread would.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from treadle.errors import TaskNotSerializableError
-from treadle.graph.node import STORE, Node, Template
+from treadle.graph.node import STORE, Call, Node, Template
 from treadle.local.hooks import function_name
 from treadle.local.processes.blob import Blob, dumps, loads
+from treadle.local.processes.failures import unreadable
 
 __all__ = ["decode", "encode", "keep", "literals", "why_not"]
 
@@ -63,17 +64,45 @@ def literals(args: Iterable[object]) -> list[Node]:
     return found
 
 
-def why_not(node: Node) -> TaskNotSerializableError | None:
-    """The part of a task that cannot be pickled; None if all can."""
-    parts: list[tuple[str, Any]] = [(f"its function {function_name(node.func)!r}", node.func)]
-    parts.extend((f"its argument {index} (a {_kind(arg)})", arg) for index, arg in enumerate(node.args, 1))
-    parts.extend((f"its argument {word!r} (a {_kind(arg)})", arg) for word, arg in (node.kwargs or {}).items())
-    for part, value in parts:
-        try:
-            dumps(value)
-        except Exception as error:
-            return TaskNotSerializableError(node.key, part, f"{type(error).__name__}: {error}")
+def why_not(nodes: Iterable[Node]) -> TaskNotSerializableError | None:
+    """The part of the first of some tasks that cannot be pickled, or that cannot be read back; None if all can."""
+    for node in nodes:
+        for part, value in _parts(node):
+            try:
+                blob = dumps(value)
+            except Exception as error:
+                return TaskNotSerializableError(node.key, part, f"{type(error).__name__}: {error}")
+            if isinstance(value, (Node, Template)):
+                continue  # these mean something in the other process only
+            try:
+                loads(blob)
+            except Exception as error:
+                return TaskNotSerializableError(node.key, part, unreadable(error))
     return None
+
+
+def _parts(node: Node) -> Iterator[tuple[str, Any]]:
+    """What of a task goes to another process, with names for it."""
+    yield f"its function {function_name(node.func)!r}", node.func
+    words = node.kwargs or {}
+    names = [*range(1, len(node.args) + 1), *map(repr, words)]
+    for name, arg in zip(names, (*node.args, *words.values())):
+        for literal in literals((arg,)):
+            yield f"its argument {name} ({literal.key!r} of the graph, a {_kind(literal.result)})", literal.result
+        for value in _written(arg):
+            yield f"its argument {name} (a {_kind(arg)})", value
+
+
+def _written(arg: object) -> Iterator[object]:
+    """An argument and, if it is a template, what it is made of."""
+    stack = [arg]
+    while stack:
+        value = stack.pop()
+        yield value
+        if isinstance(value, Template):
+            stack.extend(value.children())
+            if isinstance(value, Call):
+                yield value.func
 
 
 def _kind(arg: object) -> str:

@@ -6,10 +6,12 @@ belong to the same user and one started the other, which is why pickle is fit fo
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import socket
 import struct
+import time
 from collections import deque
 from typing import Any
 
@@ -20,8 +22,8 @@ Message = tuple[Any, ...]
 
 _HEADER = struct.Struct("<QI")
 _CHUNK = 1 << 18
-#: The most descriptors that one frame may carry (the kernel allows 253).
-MAX_FDS = 200
+#: The most descriptors that one frame may carry. The kernel allows 253, but the receiver must have room for them.
+MAX_FDS = 32
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -82,6 +84,13 @@ class Channel:
                     total += self._sock.send(frame[total:])
             except BlockingIOError:
                 break
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                # As many descriptors are on their way as may be: there is room as soon as somebody reads.
+                if not self._sock.getblocking():
+                    break
+                time.sleep(0.001)
         return total
 
     def receive(self) -> list[tuple[Message, list[int]]]:
@@ -90,7 +99,7 @@ class Channel:
         :raises EOFError: the other end is gone.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, MAX_FDS, _CLOEXEC)
+            data, fds, flags, _ = socket.recv_fds(self._sock, _CHUNK, MAX_FDS, _CLOEXEC)
         except BlockingIOError:
             return []
         except ConnectionError as error:
@@ -98,6 +107,8 @@ class Channel:
         if not data:
             raise EOFError("the connection was closed")
         self._fds.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "too many open files to receive another one; raise the limit (ulimit -n)")
         self._incoming += data
         return self._parse()
 

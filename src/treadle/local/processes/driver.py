@@ -11,6 +11,7 @@ to keep it busy for a few milliseconds, so that microsecond tasks travel by the 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
@@ -19,14 +20,14 @@ from treadle.callbacks import TaskRecord
 from treadle.errors import InternalError, ResultNotSerializableError, WorkerDiedError
 from treadle.graph.node import Node
 from treadle.local.hooks import Hooks, function_name
-from treadle.local.processes.blob import Blob, dumps, loads
+from treadle.local.processes.blob import Blob, dumps
 from treadle.local.processes.calls import encode, literals, why_not
 from treadle.local.processes.channel import MAX_FDS
 from treadle.local.processes.durations import Durations
-from treadle.local.processes.failures import unpack_error
-from treadle.local.processes.pool import Member, shared_pool
+from treadle.local.processes.failures import load_result, unpack_error
+from treadle.local.processes.pool import Member, ProcessPool, shared_pool
 from treadle.local.run import Run
-from treadle.local.trim import forget_frames
+from treadle.local.trim import forget_frames, trim_error
 
 __all__ = ["ProcessesDriver"]
 
@@ -101,8 +102,7 @@ class ProcessesDriver:
         if run.over():
             return None
         pool = shared_pool()
-        members = pool.lease(min(self.num_workers, len(run.nodes)))
-        session = _Session(run, hooks, members)
+        session = _Session(run, hooks, pool, pool.lease(min(self.num_workers, len(run.nodes))))
         clean = False
         try:
             error = session.run_all()
@@ -111,17 +111,20 @@ class ProcessesDriver:
             error = forget_frames(raised)
         session.close()
         usable = {site.member for site in session.sites} if clean else set()
-        pool.discard([member for member in members if member not in usable])
-        pool.give_back([member for member in members if member in usable])
+        pool.discard([member for member in session.members if member not in usable])
+        pool.give_back([member for member in session.members if member in usable])
         return error
 
 
 class _Session:
     """The state of one run on processes."""
 
-    def __init__(self, run: Run, hooks: Hooks | None, members: list[Member]) -> None:
+    def __init__(self, run: Run, hooks: Hooks | None, pool: ProcessPool, members: list[Member]) -> None:
         self.run = run
         self.hooks = hooks
+        self.pool = pool
+        #: All processes that were leased, and those that live.
+        self.members = members
         self.sites = [Site(member) for member in members]
         self.error: BaseException | None = None
         self.durations = Durations(BACKLOG)
@@ -178,14 +181,14 @@ class _Session:
             if mask & EVENT_READ:
                 for message, fds in channel.receive():
                     self.handle(site, message, fds)
-        except (EOFError, OSError):
+        except (EOFError, ConnectionError):
             self.mourn(site)
 
     def send(self, site: Site, kind: str, *parts: Any, fds: list[int] | None = None) -> None:
         channel = site.member.channel
         try:
             channel.send((kind, *parts), fds)
-        except OSError:
+        except ConnectionError:
             return  # it is dead; reading from it will say so
         if channel.congested:
             self.selector.modify(channel, EVENT_READ | EVENT_WRITE, site)
@@ -223,21 +226,29 @@ class _Session:
     # Handing out.
 
     def hand_out(self) -> None:
-        """Give every process that has room what it should run next."""
+        """Give every process that has room what it should run next; then, if there is more, a spare task to each.
+
+        The spare one bridges the time until the parent hears that a long task has ended. If it would wait for long
+        while another process has nothing to do, it is recalled.
+        """
         for site in self.sites:
             if site.pending:
-                self.fill(site)
-        for site in sorted(self.sites, key=_seconds):
-            self.fill(site)
+                self.fill(site, 1)
+        for least in (1, 2):
+            for site in sorted(self.sites, key=_seconds):
+                self.fill(site, least)
 
-    def fill(self, site: Site) -> None:
+    def fill(self, site: Site, least: int) -> None:
+        """Assign tasks to a process: as many seconds' worth as the backlog allows, and at ``least`` so many."""
         batch: list[Node] = []
-        while len(batch) < MAX_BATCH and not self.run.stopped and (not site.assigned or site.seconds < BACKLOG):
+        while len(batch) < MAX_BATCH and not self.run.stopped:
+            if len(site.assigned) >= least and site.seconds >= BACKLOG:
+                break
             node = self.next_for(site)
             if node is None:
                 break
             expected = self.durations.expected(node)
-            if site.assigned and site.seconds + expected > BACKLOG:
+            if len(site.assigned) >= least and site.seconds + expected > BACKLOG:
                 self.keep_for_later(site, node)
                 break
             site.assign(node, expected)
@@ -357,38 +368,36 @@ class _Session:
     def send_inputs(self, site: Site, node: Node) -> None:
         inputs: list[tuple[int, Any]] = []
         fds: list[int] = []
+        for rank, blob in self.missing_inputs(site, node):
+            site.holds.add(rank)
+            inputs.append((rank, blob.wire(fds)))
+            if len(fds) >= MAX_FDS:
+                self.send(site, "hold", inputs, fds=fds)
+                inputs, fds = [], []
+        if inputs:
+            self.send(site, "hold", inputs, fds=fds)
+
+    def missing_inputs(self, site: Site, node: Node) -> Iterator[tuple[int, Blob]]:
+        """What a task needs and the process does not have yet."""
         for literal in literals((*node.args, *(node.kwargs or {}).values())):
             if literal.rank not in site.holds:
                 blob = self.literals.get(literal.rank)
                 if blob is None:
                     self.literals[literal.rank] = blob = dumps(literal.result)
-                site.holds.add(literal.rank)
-                inputs.append((literal.rank, blob.wire(fds)))
+                yield literal.rank, blob
         for dep in node.deps:
             if dep.rank not in site.holds:
                 held: Held = dep.result
                 if held.blob is None:
                     raise InternalError(f"the result of {dep.key!r} is not where it was said to be")
-                site.holds.add(dep.rank)
                 held.holders.append(site)
-                inputs.append((dep.rank, held.blob.wire(fds)))
-                if len(fds) >= MAX_FDS:
-                    self.send(site, "hold", inputs, fds=fds)
-                    inputs, fds = [], []
-        if inputs:
-            self.send(site, "hold", inputs, fds=fds)
+                yield dep.rank, held.blob
 
     def refuse(self, site: Site, batch: list[Node], error: Exception) -> None:
         """A batch cannot be pickled: find out whose fault it is."""
-        blame: Exception = error
-        if not isinstance(error, InternalError):
-            for node in batch:
-                found = why_not(node)
-                if found is not None:
-                    blame = found
-                    break
+        blame = None if isinstance(error, InternalError) else why_not(batch)
         self.abandon(site, batch)
-        self.fail(blame)
+        self.fail(blame or error)
 
     def abandon(self, site: Site, batch: list[Node]) -> None:
         """Forget tasks that were assigned and will not be sent."""
@@ -408,6 +417,10 @@ class _Session:
                 self.settle(site, entry, fds)
         elif kind == "failed":
             self.task_failed(site, message[2], message[3])
+        elif kind == "unread":
+            self.tasks_unread(site, message[2], message[3])
+        elif kind == "unheld":
+            self.fail(ResultNotSerializableError(self.run.nodes[message[2]].key, "result", message[3]))
         elif kind == "gave":
             for rank, wire, refusal in message[2]:
                 self.received(rank, wire, refusal, fds)
@@ -429,21 +442,22 @@ class _Session:
             held.blob = Blob.unwire(wire, fds)
         self.durations.learn(node, stopped - started)
         self.run.settle(node, held, self.garbage)
-        if self.hooks is not None and self.error is None:
+        if self.hooks is not None:
             name = function_name(node.func)
             record = TaskRecord(node.key, name, site.member.name, started, stopped, self.run.live)
             try:
-                self.hooks.after(record, loads(held.blob) if self.hooks.needs_results and held.blob else None)
+                result = load_result(held.blob, node.key) if self.hooks.needs_results and held.blob else None
+                self.hooks.after(record, result)
             except BaseException as error:
                 self.fail(error)
 
     def received(self, rank: int, wire: Any, refusal: Any, fds: list[int]) -> None:
         """A result that was asked for has come, or cannot come."""
-        waiting = self.fetching.pop(rank, [])
         node = self.run.nodes[rank]
         if wire is None:
-            self.fail(unpack_error(refusal, node.key))
+            self.fail(unpack_error(refusal, node.key))  # which also gives up the tasks that wait for it
             return
+        waiting = self.fetching.pop(rank, [])
         blob = Blob.unwire(wire, fds)
         if not isinstance(node.result, Held):
             return  # nobody needs it any more; the blob closes itself
@@ -461,17 +475,24 @@ class _Session:
 
     def task_failed(self, site: Site, rank: int, packed: Any) -> None:
         node = site.unassign(rank)
-        if node is not None:
-            self.run.drop()
-        else:
-            node = self.run.nodes[rank]  # its result could not be read by the process that needs it
+        if node is None:
+            raise InternalError(f"{site.member!r} failed in a task that it was not given: rank {rank}")
+        self.run.drop()
         self.fail(unpack_error(packed, node.key))
+
+    def tasks_unread(self, site: Site, ranks: list[int], packed: Any) -> None:
+        """A process could not make the functions or the arguments of some tasks from their pickles."""
+        nodes = [node for node in map(site.unassign, ranks) if node is not None]
+        for _ in nodes:
+            self.run.drop()
+        keys = [node.key for node in nodes]
+        self.fail(why_not(nodes) or unpack_error(packed, *keys))
 
     def fail(self, error: BaseException) -> None:
         """End the run early: what has not been started is taken back, what runs is waited for."""
         if self.error is not None:
             return
-        self.error = forget_frames(error)
+        self.error = trim_error(error)
         self.run.stop()
         for waiting in self.fetching.values():
             for site, node in waiting:
@@ -490,6 +511,9 @@ class _Session:
         """A process has died: the run cannot go on if it had anything that is needed."""
         self.selector.unregister(site.member.channel)
         self.sites.remove(site)
+        if site.member.untouched and self.error is None:
+            self.replace(site)
+            return
         rank = site.member.current
         keys = [site.assigned[rank][0].key] if rank in site.assigned else []
         needed = bool(site.assigned) or bool(site.pending) or not self.sites
@@ -508,15 +532,31 @@ class _Session:
         if needed:
             self.fail(WorkerDiedError(keys, site.member.pid, site.member.bury()))
 
+    def replace(self, site: Site) -> None:
+        """A process died between two runs and was noticed too late: what it was to do is for another one."""
+        for rank in (*site.assigned, *site.pending):
+            self.run.put_back(self.run.nodes[rank])
+            self.missing.pop(rank, None)
+        for rank, waiting in self.fetching.items():
+            self.fetching[rank] = [(where, node) for where, node in waiting if where is not site]
+        for rank in site.holds:
+            held = self.run.nodes[rank].result if rank >= 0 else None
+            if isinstance(held, Held):
+                held.holders.remove(site)
+        (member,) = self.pool.lease(1)
+        self.members.append(member)
+        self.sites.append(Site(member))
+        self.selector.register(member.channel, EVENT_READ, self.sites[-1])
+
     def load_targets(self) -> None:
         for node in self.run.targets:
             held: Held = node.result
             if held.blob is None:
                 raise InternalError(f"the result of {node.key!r} did not come with its task")
             try:
-                node.result = loads(held.blob)
-            except Exception as error:
-                self.error = ResultNotSerializableError(node.key, "result", f"{type(error).__name__}: {error}")
+                node.result = load_result(held.blob, node.key)
+            except ResultNotSerializableError as error:
+                self.error = trim_error(error)
                 return
 
 

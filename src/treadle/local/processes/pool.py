@@ -34,7 +34,7 @@ class Member:
     def __init__(self, number: int) -> None:
         self.name = f"process-{number}"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        current_fd = _shared_word()
+        current_fd = _shared_words()
         environment = dict(os.environ)
         environment.setdefault("PYTHONHASHSEED", _HASH_SEED)
         try:
@@ -46,7 +46,7 @@ class Member:
                 start_new_session=True,
                 env=environment,
             )
-            self._current = mmap.mmap(current_fd, 8)
+            self._current = mmap.mmap(current_fd, 16)
         finally:
             theirs.close()
             os.close(current_fd)
@@ -67,6 +67,12 @@ class Member:
         """The rank of the task that the process is running, or was running when it died; -1 if none."""
         rank: int = struct.unpack_from("<q", self._current, 0)[0]
         return rank
+
+    @property
+    def untouched(self) -> bool:
+        """True if the process has served an earlier run, and has not started anything in this one."""
+        last: int = struct.unpack_from("<q", self._current, 8)[0]
+        return 0 < self.epoch != last
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -105,15 +111,19 @@ class ProcessPool:
         """``count`` processes; those that are missing are started."""
         members: list[Member] = []
         with self._lock:
-            while self._idle and len(members) < count:
-                member = self._idle.pop(0)
-                if member.alive():
-                    members.append(member)
-                else:
-                    member.bury()
-            while len(members) < count:
-                self._started += 1
-                members.append(Member(self._started))
+            try:
+                while self._idle and len(members) < count:
+                    member = self._idle.pop(0)
+                    if member.alive():
+                        members.append(member)
+                    else:
+                        member.bury()
+                while len(members) < count:
+                    self._started += 1
+                    members.append(Member(self._started))
+            except BaseException:
+                self._idle.extend(members)
+                raise
             self._lent.update(members)
         return members
 
@@ -149,12 +159,12 @@ class ProcessPool:
         self._lent.clear()
 
 
-def _shared_word() -> int:
-    """A descriptor of eight bytes that two processes can map. They start as -1."""
+def _shared_words() -> int:
+    """A descriptor of two numbers that two processes can map: the rank that runs, the last epoch in which one did."""
     from treadle.local.processes.blob import anonymous_file
 
     fd = anonymous_file()
-    os.write(fd, struct.pack("<q", -1))
+    os.write(fd, struct.pack("<qq", -1, -1))
     return fd
 
 

@@ -5,7 +5,8 @@ reads messages, so that a result can be fetched, or tasks be recalled, while a l
 
 Messages in: ``hold`` (inputs), ``run`` (ranks, which are wanted, functions, calls), ``give`` (ranks), ``free``
 (ranks), ``recall`` (share), ``reset`` (epoch). Messages out, each with its epoch first: ``done`` (entries), ``failed``
-(rank, error), ``gave`` (rank, value or None, reason), ``recalled`` (ranks).
+(rank, error), ``unread`` (ranks, error), ``unheld`` (rank, reason), ``gave`` (rank, value or None, reason),
+``recalled`` (ranks).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from treadle.local.nesting import become_worker
 from treadle.local.processes.blob import Blob, Wire, dumps, loads
 from treadle.local.processes.calls import decode, keep
 from treadle.local.processes.channel import MAX_FDS, Channel
-from treadle.local.processes.failures import pack_error, pack_refusal
-from treadle.local.trim import trim
+from treadle.local.processes.failures import pack_error, pack_refusal, unreadable
+from treadle.local.trim import trim_error
 
 __all__ = ["main"]
 
@@ -127,7 +128,7 @@ class Worker:
                 self._refuse(error.ranks, error.__cause__ or error)
                 continue
             rank = node.rank
-            struct.pack_into("<q", self._current, 0, rank)
+            struct.pack_into("<qq", self._current, 0, rank, self._epoch)
             started = perf_counter()
             try:
                 result = node.call()
@@ -151,6 +152,8 @@ class Worker:
                 self._send("failed", rank, pack_refusal(type(result).__name__, error))
                 return
         keep(rank, result)
+        if self._inbox.empty():
+            _flush_output()
         with self._lock:
             wire = None
             if blob is not None:
@@ -169,13 +172,12 @@ class Worker:
         self._blobs.clear()
 
     def _fail(self, rank: int, error: BaseException) -> None:
-        error.__traceback__ = trim(error.__traceback__)
-        self._send("failed", rank, pack_error(error))
+        _flush_output()
+        self._send("failed", rank, pack_error(trim_error(error)))
 
     def _refuse(self, ranks: list[int], error: BaseException) -> None:
-        """Blame the first task of a batch that could not be read, and give back the others."""
-        self._fail(ranks[0], error)
-        self._send("recalled", ranks[1:])
+        """A batch could not be read: the parent finds out which of its tasks is to blame."""
+        self._send("unread", ranks, pack_error(trim_error(error)))
 
     def _send(self, kind: str, *parts: Any) -> None:
         with self._lock:
@@ -235,7 +237,9 @@ class Worker:
         try:
             keep(rank, loads(blob))
         except BaseException as error:
-            self._fail(rank, error)
+            if rank >= 0:
+                self._send("unheld", rank, unreadable(error))
+            # A literal is missed by the tasks that follow; the parent can tell why.
         finally:
             blob.close()
 
@@ -256,6 +260,15 @@ class Worker:
                     answers.append((rank, blob.wire(fds), None))
             with self._lock:
                 self._channel.send(("gave", self._epoch, answers), fds)
+
+
+def _flush_output() -> None:
+    """What tasks have printed must not be lost, nor come long after the caller has their results."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # closed, or replaced by something else: no reason for a task to fail
 
 
 def _is_tiny(value: Any) -> bool:
@@ -283,8 +296,14 @@ def main(fd: int, current_fd: int) -> None:
     """Run as a worker of the process at the other end of the socket ``fd``."""
     become_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    worker = Worker(Channel(socket.socket(fileno=fd)), mmap.mmap(current_fd, 8))
+    sock = socket.socket(fileno=fd)
+    # A child that a task forks must not keep the connection open after this process has died.
+    os.register_at_fork(after_in_child=sock.close)
+    worker = Worker(Channel(sock), mmap.mmap(current_fd, 16))
     os.close(current_fd)
     reader = threading.Thread(target=worker.serve, name="treadle-messages", daemon=True)
     reader.start()
-    worker.run()
+    try:
+        worker.run()
+    except ConnectionError:
+        os._exit(0)  # the parent is gone

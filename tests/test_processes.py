@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import threading
@@ -49,6 +50,21 @@ def test_tasks_run_in_other_processes(tmp_path: Path) -> None:
 def test_processes_are_kept_between_runs() -> None:
     pids = {one({"a": (pid,)}, "a") for _ in range(5)}
     assert len(pids) == 1
+
+
+def test_processes_follow_the_caller_to_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = {"where": (os.getcwd,)}
+    assert treadle.multiprocessing.get(graph, "where") == os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    assert treadle.multiprocessing.get(graph, "where") == str(tmp_path.resolve())
+
+
+def test_processes_follow_the_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    treadle.multiprocessing.get({"started": (os.getpid,)}, "started")
+    (tmp_path / "module_of_the_day.py").write_text("def answer():\n    return 42\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    answer = importlib.import_module("module_of_the_day").answer
+    assert treadle.multiprocessing.get({"answer": (answer,)}, "answer") == 42
 
 
 def test_no_more_processes_are_started_than_there_are_tasks() -> None:

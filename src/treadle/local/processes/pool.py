@@ -36,7 +36,10 @@ class Member:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         current_fd = _shared_words()
         environment = dict(os.environ)
-        environment.setdefault("PYTHONHASHSEED", _HASH_SEED)
+        if environment.get("PYTHONHASHSEED", "random") == "random":
+            environment["PYTHONHASHSEED"] = _HASH_SEED
+        #: What it was started with, and would not notice a change of.
+        self.surroundings = _surroundings()
         try:
             # A session of its own keeps the terminal's Ctrl-C away; the parent decides what an interrupt means.
             self._process = subprocess.Popen(
@@ -108,13 +111,18 @@ class ProcessPool:
         self._started = 0
 
     def lease(self, count: int) -> list[Member]:
-        """``count`` processes; those that are missing are started."""
+        """``count`` processes; those that are missing are started.
+
+        A process that was started in another directory, or with another import path, is replaced: its tasks would find
+        other files and modules than the caller does.
+        """
         members: list[Member] = []
+        here = _surroundings()
         with self._lock:
             try:
                 while self._idle and len(members) < count:
                     member = self._idle.pop(0)
-                    if member.alive():
+                    if member.alive() and member.surroundings == here:
                         members.append(member)
                     else:
                         member.bury()
@@ -157,6 +165,14 @@ class ProcessPool:
             member.disown()
         self._idle.clear()
         self._lent.clear()
+
+
+def _surroundings() -> tuple[str | None, list[str]]:
+    try:
+        directory: str | None = os.getcwd()
+    except FileNotFoundError:
+        directory = None
+    return directory, list(sys.path)
 
 
 def _shared_words() -> int:

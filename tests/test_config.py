@@ -182,15 +182,18 @@ def test_our_own_functions_as_the_scheduler(get: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("get", GETS)
 def test_what_dask_hands_to_every_scheduler(get: Callable[..., Any]) -> None:
-    assert get(GRAPH, "b", cache=None, optimize_graph=True, rerun_exceptions_locally=False, get_id=None) == 3
+    assert (
+        get(GRAPH, "b", cache=None, optimize_graph=True, rerun_exceptions_locally=False, workers="alice", bogus=1) == 3
+    )
 
 
 @pytest.mark.parametrize("get", GETS)
-def test_unknown_keywords(get: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'num_worker'\. Did you mean 'num_workers'\?"):
-        get(GRAPH, "b", num_worker=2)
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'\.$"):
-        get(GRAPH, "b", colour="red")
+@pytest.mark.parametrize(
+    ("word", "meant"), [("num_worker", "num_workers"), ("n_workers", "num_workers"), ("callback", "callbacks")]
+)
+def test_misspelt_keywords(get: Callable[..., Any], word: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{word}'\. Did you mean '{meant}'\?"):
+        get(GRAPH, "b", **{word: 2})
 
 
 @pytest.mark.parametrize("get", GETS)

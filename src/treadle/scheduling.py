@@ -25,30 +25,6 @@ _NAMES = {
     "multiprocessing": "processes",
 }
 
-#: Keywords that Dask hands to every scheduler and that mean nothing to these.
-_IGNORED = frozenset(
-    {
-        "allow_other_workers",
-        "cache",
-        "chunksize",
-        "dumps",
-        "func_dumps",
-        "func_loads",
-        "get_id",
-        "initializer",
-        "loads",
-        "optimize_graph",
-        "pack_exception",
-        "priority",
-        "raise_exception",
-        "rerun_exceptions_locally",
-        "resources",
-        "retries",
-        "traverse",
-        "workers",
-    }
-)
-
 
 class SchedulerError(UserError, ValueError):
     """A scheduler, pool or option that does not exist."""
@@ -74,6 +50,8 @@ def get(
     :param num_workers: how many tasks run at once. Default: ``config``, else the number of usable cores.
     :param pool: an executor or a ``multiprocessing`` pool to use instead of Treadle's own threads or processes.
     :param callbacks: hooks for this call, besides those whose ``with`` block surrounds it.
+    :param options: handed on if ``scheduler`` is a function. Treadle's own schedulers ignore what they do not know,
+        because Dask hands them whatever its users give to ``compute``; but a misspelt keyword of ours is an error.
     :raises GraphError: a cycle, a key that does not exist, a value that cannot be a key.
     :raises Exception: whatever a task raises, with a note that names the task's key.
     """
@@ -101,7 +79,7 @@ def outcome(
     if callable(scheduler):
         extra = {"num_workers": num_workers, "pool": pool, "callbacks": callbacks, **options}
         return _foreign(scheduler, graph, keys, {word: value for word, value in extra.items() if value is not None})
-    _check_options(options)
+    _refuse_misspelt(options)
     driver = _driver(scheduler, num_workers, pool)
     return execute(graph, keys, driver, callbacks)
 
@@ -140,9 +118,12 @@ def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
     return ProcessesDriver(config.num_workers(num_workers))
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _refuse_misspelt(options: dict[str, Any]) -> None:
+    """Refuse keywords that look like a misspelt one of ours.
+
+    Any other is left to mean nothing: Dask hands whatever its users give to ``compute`` on to the scheduler.
+    """
     for name in options:
-        if name not in _IGNORED:
-            close = difflib.get_close_matches(name, ["num_workers", "pool", "callbacks", "scheduler"], n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"get() got an unexpected keyword argument {name!r}.{hint}")
+        close = difflib.get_close_matches(name, ["num_workers", "pool", "callbacks", "scheduler"], n=1, cutoff=0.8)
+        if close:
+            raise TypeError(f"get() got an unexpected keyword argument {name!r}. Did you mean {close[0]!r}?")

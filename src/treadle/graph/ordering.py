@@ -26,7 +26,7 @@ from treadle.graph.plan import Plan, as_dict, read
 __all__ = ["order", "static_order"]
 
 #: A peak that is above the lower bound by no more than its n-th part is not worth the search for a better one.
-NEAR: Final = 50
+NEAR: Final = 40
 
 
 def order(plan: Plan) -> None:

@@ -82,7 +82,10 @@ class Delayed(Operators):
         """The value. Parameters and errors as of :func:`compute`."""
         done = _run((self,), False, scheduler, num_workers, pool, callbacks, options)
         if done.error is not None:
-            raise done.error
+            try:
+                raise done.error
+            finally:
+                del done  # see treadle.get
         return done.value[0]
 
     def visualize(self, filename: str | None = "treadle-graph", format: str | None = None, **options: Any) -> Any:
@@ -456,7 +459,10 @@ def compute(
     """
     done = _run(args, traverse, scheduler, num_workers, pool, callbacks, options)
     if done.error is not None:
-        raise done.error
+        try:
+            raise done.error
+        finally:
+            del done  # see treadle.get
     values: tuple[Any, ...] = done.value
     return values
 

@@ -13,25 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
+from delayed_parts import SCHEDULERS, gather, identity, inc
 
 from treadle import config
 from treadle.deferred import Delayed, compute, delayed
 from treadle.errors import GraphError
 from treadle.graph.spec import Data, Ref, Task
-
-SCHEDULERS = ["sync", "threads"]
-
-
-def inc(x: Any) -> Any:
-    return x + 1
-
-
-def identity(x: Any) -> Any:
-    return x
-
-
-def gather(*args: Any, **kwargs: Any) -> Any:
-    return args, kwargs
 
 
 def never(*args: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from delayed_parts import SCHEDULERS, gather, identity, inc
 
 from treadle import config
 from treadle.callbacks import Callback, RunInfo
@@ -33,20 +34,6 @@ from treadle.tokens import TokenizeError
 dask: Any = import_module("dask")
 da: Any = import_module("dask.array")
 db: Any = import_module("dask.bag")
-
-SCHEDULERS = ["sync", "threads"]
-
-
-def inc(x: Any) -> Any:
-    return x + 1
-
-
-def identity(x: Any) -> Any:
-    return x
-
-
-def gather(*args: Any, **kwargs: Any) -> Any:
-    return args, kwargs
 
 
 def boom(*args: Any) -> Any:

@@ -21,13 +21,14 @@ class Operators:
     #: Tells numpy's arrays to leave ``array + delayed`` to us.
     __array_ufunc__ = None
 
-    @property
-    def key(self) -> Any:
-        """The key of this value in the graph."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+        # What a subclass has to have.
 
-    def _operate(self, func: Callable[..., Any], *operands: Any, nout: int | None = None) -> Delayed:
-        raise NotImplementedError
+        @property
+        def key(self) -> Any:
+            """The key of this value in the graph."""
+
+        def _operate(self, func: Callable[..., Any], *operands: Any, nout: int | None = None) -> Delayed: ...
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -15,10 +15,13 @@ from treadle.local.run import Run
 from treadle.local.threads import shared_pool
 from treadle.local.trim import forget_frames
 
-__all__ = ["Driver", "Outcome", "SyncDriver", "ThreadsDriver", "drive_crew", "execute"]
+__all__ = ["HEARTBEAT", "Driver", "Outcome", "SyncDriver", "ThreadsDriver", "drive_crew", "execute"]
 
 #: Seconds that an interrupted run waits for tasks that are running in threads, which nothing can stop.
 GRACE = 0.5
+#: Seconds after which a waiting caller looks for signals: one that comes just before it begins to wait, or that the
+#: system hands to another thread, does not end the waiting.
+HEARTBEAT = 0.2
 
 
 class Outcome(NamedTuple):
@@ -116,7 +119,8 @@ def drive_crew(run: Run, hooks: Hooks | None, limit: int, hire: Callable[[Crew],
             crew.work()
         else:
             crew.start()
-        crew.finished.acquire()
+        while not crew.finished.acquire(timeout=HEARTBEAT):
+            pass
     except BaseException as interrupt:
         if hire is not None:  # otherwise nobody else works for this crew, and its lock may be in any state
             crew.stop()

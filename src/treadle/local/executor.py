@@ -8,13 +8,14 @@ functions of the main script work there as well.
 from __future__ import annotations
 
 from concurrent.futures import CancelledError, Executor, Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any
 
 from treadle.callbacks import TaskRecord
 from treadle.errors import InternalError, ResultNotSerializableError
 from treadle.graph.node import STORE, Node
+from treadle.local.drive import HEARTBEAT
 from treadle.local.hooks import Hooks, function_name
 from treadle.local.nesting import confining
 from treadle.local.processes.blob import Blob, dumps, loads
@@ -71,7 +72,10 @@ class _Session:
             self.hand_out()
             if not self.batches:
                 break
-            future = self.finished.get()
+            try:
+                future = self.finished.get(timeout=HEARTBEAT)
+            except Empty:
+                continue
             self.collect(future, self.batches.pop(future))
             del future  # it holds the results
         try:

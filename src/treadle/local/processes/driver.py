@@ -19,6 +19,7 @@ from typing import Any
 from treadle.callbacks import TaskRecord
 from treadle.errors import InternalError, ResultNotSerializableError, WorkerDiedError
 from treadle.graph.node import Node
+from treadle.local.drive import HEARTBEAT
 from treadle.local.hooks import Hooks, function_name
 from treadle.local.processes.blob import Blob, dumps
 from treadle.local.processes.calls import encode, literals, why_not
@@ -151,8 +152,9 @@ class _Session:
             self.hand_out()
             if run.over():
                 break
-            events = self.selector.select(self.patience())
-            if not events:
+            patience = self.patience()
+            events = self.selector.select(HEARTBEAT if patience is None else patience)
+            if not events and patience is not None:
                 self.recall()
             for key, mask in events:
                 self.listen(key.data, mask)

@@ -11,15 +11,22 @@ import signal as _signal
 from collections.abc import Sequence
 
 __all__ = [
+    "AddressInUseError",
+    "ClosedError",
+    "ConnectError",
     "CycleError",
+    "DataLostError",
     "GraphError",
     "InternalError",
     "InvalidKeyError",
+    "KilledWorkerError",
     "MissingDependencyError",
     "MissingKeyError",
     "MissingPackageError",
     "NotSerializableError",
     "PeerError",
+    "ProtocolError",
+    "RefusedError",
     "ResultNotSerializableError",
     "TaskNotSerializableError",
     "TreadleError",
@@ -176,6 +183,92 @@ class WorkerDiedError(PeerError):
         return (
             f"a worker process (pid {self.pid}) {_how_it_ended(self.exitcode)} {doing}.{hint} The pool has replaced it."
         )
+
+
+class KilledWorkerError(PeerError):
+    """A task was given up, because every worker that ran it died while it ran.
+
+    ``key`` is the task, ``deaths`` how many workers died, ``exitcode`` the exit status of the last one (negative for a
+    signal, None if nobody saw it end), ``host`` and ``pid`` where that was, ``log`` the last lines that it wrote.
+    """
+
+    def __init__(self, key: object, deaths: int, exitcode: int | None, host: str, pid: int, log: str = "") -> None:
+        self.key = key
+        self.deaths = deaths
+        self.exitcode = exitcode
+        self.host = host
+        self.pid = pid
+        self.log = log
+        super().__init__(key, deaths, exitcode, host, pid, log)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the last process, if one did."""
+        if self.exitcode is not None and self.exitcode < 0:
+            return -self.exitcode
+        return None
+
+    def __str__(self) -> str:
+        hint = " SIGKILL often means that the system ran out of memory." if self.signal == _signal.SIGKILL else ""
+        log = f"\nThe last lines of its log:\n{self.log}" if self.log else ""
+        return (
+            f"the task {self.key!r} was given up: {self.deaths} workers died while they ran it. The last one "
+            f"(pid {self.pid} on {self.host}) {_how_it_ended(self.exitcode)}.{hint}{log}"
+        )
+
+
+class DataLostError(PeerError):
+    """A value that cannot be computed again, because it was scattered, was only on workers that are gone."""
+
+    def __init__(self, key: object, worker: str) -> None:
+        self.key = key
+        self.worker = worker
+        super().__init__(key, worker)
+
+    def __str__(self) -> str:
+        return (
+            f"the scattered value {self.key!r} is lost: {self.worker}, the last worker that held it, is gone. "
+            "Scatter it again."
+        )
+
+
+class ProtocolError(PeerError):
+    """A peer sent what the protocol does not allow. It costs that peer its connection."""
+
+
+class ConnectError(PeerError, ConnectionError):
+    """No connection could be made to ``address``."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(address, reason)
+
+    def __str__(self) -> str:
+        return f"cannot connect to {self.address}: {self.reason}"
+
+
+class RefusedError(PeerError, ConnectionError):
+    """The other side was reached and does not want this connection: its ``reason`` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class AddressInUseError(UserError, OSError):
+    """Somebody else listens on the address already."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__(address)
+
+    def __str__(self) -> str:
+        return f"the address {self.address} is in use by another program; choose another --port, or 0 for any free one"
+
+
+class ClosedError(UserError, RuntimeError):
+    """A client, a cluster or a future of one is used after it was closed."""
 
 
 class MissingPackageError(UserError, ImportError):

@@ -1,0 +1,1 @@
+"""The client: futures for tasks that run on a cluster."""

@@ -1,0 +1,1 @@
+"""Connections between processes. They know no tasks."""

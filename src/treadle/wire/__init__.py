@@ -1,0 +1,1 @@
+"""Messages, frames and values: bytes to objects and back. No sockets."""

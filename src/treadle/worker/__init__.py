@@ -1,0 +1,1 @@
+"""The worker process: runs tasks, holds and serves their results."""

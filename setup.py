@@ -20,6 +20,15 @@ from setuptools.command.build_ext import build_ext
 #: ``graph/optimize``: named tuples with a field of type ``object`` cannot be compiled; it runs once per graph.
 #: ``local/hooks.py``, ``local/threads.py``, ``local/trim.py`` and the drivers run once per job or wait for others.
 COMPILED = [
+    "src/treadle/core/checks.py",
+    "src/treadle/core/explaining.py",
+    "src/treadle/core/ledger.py",
+    "src/treadle/core/placement.py",
+    "src/treadle/core/records.py",
+    "src/treadle/core/scheduler.py",
+    "src/treadle/core/states.py",
+    "src/treadle/core/worker.py",
+    "src/treadle/core/worker_data.py",
     "src/treadle/graph/foreign.py",
     "src/treadle/graph/node.py",
     "src/treadle/graph/ordering.py",

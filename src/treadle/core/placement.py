@@ -343,16 +343,39 @@ class Placement:
             quota = (len(self.queue) + len(spare) - 1) // len(spare)
             self.fill(worker, max(1, quota))
             spare.pop(worker, None)  # it has what it may have until it says something
+        if self.levels and self.queue:
+            self.overtake()
         if idle and self.stuffed:
             self.recall(next(iter(idle)))
+
+    def overtake(self) -> None:
+        """Send tasks of a high priority to a few workers that have less urgent ones waiting, to be run before these."""
+        urgent = self.top(self.queue)
+        if urgent is None:
+            return
+        level = urgent.order // LEVEL
+        behind: list[Worker] = []
+        for looked, worker in enumerate(self.stuffed):
+            if looked == LOOKS:
+                break
+            if level < worker.worst // LEVEL:
+                behind.append(worker)
+        for worker in behind:
+            self.fill(worker, worker.nthreads)
 
     def fill(self, worker: Worker, quota: int) -> int:
         """Send the most urgent tasks for which the worker has room, at most so many. Returns how many."""
         given = 0
         while given < quota:
             task = self.best(worker)
-            if task is None or not self.room(worker, task):
+            if task is None:
                 break
+            if not self.room(worker, task):
+                # A task that would fill its memory must not keep out those that would empty it.
+                task = self.top(worker.queue)
+                self.source = worker.queue
+                if task is None or not self.room(worker, task):
+                    break
             self.draw(worker, task)
             given += 1
         if given:
@@ -407,7 +430,7 @@ class Placement:
             return True
         if busy >= MAX_BACKLOG * nthreads:
             return False
-        if self.levels and count < nthreads * 4 + 4 and task.order // LEVEL < worker.worst // LEVEL:
+        if self.levels and count < 2 * (nthreads + spares(nthreads)) and task.order // LEVEL < worker.worst // LEVEL:
             return True  # it will be next there, before what was sent earlier
         budget = limit * BACKLOG_SHARE if limit else BACKLOG_BYTES
         if worker.expected + group.nbytes > budget:
@@ -473,6 +496,8 @@ class Placement:
         for looked, worker in enumerate(self.stuffed):
             if looked == LOOKS:
                 break
+            if len(worker.processing) - worker.recalled <= worker.nthreads:
+                continue
             stuck = self.now - worker.progress
             wait = worker.occupancy / worker.nthreads
             if (wait > SOON or stuck > STUCK) and self.now - worker.recall > PAUSE and wait + stuck > longest:
@@ -480,13 +505,14 @@ class Placement:
                 longest = wait + stuck
         if victim is None:
             return
-        count = len(victim.processing) - victim.nthreads
+        count = len(victim.processing) - victim.recalled - victim.nthreads
         count = max(1, (count + 1) // 2)
         attempts: list[int] = []
         for attempt in reversed(victim.processing):
             task = victim.processing[attempt]
             if not task.recalled and task.needs is ANYWHERE and self.fetch_seconds(task, idle) <= longest:
                 task.recalled = True
+                victim.recalled += 1
                 attempts.append(attempt)
                 if len(attempts) == count:
                     break
@@ -565,7 +591,9 @@ class Placement:
         """A task is no longer with the worker; the caller moves it to another state."""
         del worker.processing[task.attempt]
         task.worker = None
-        task.recalled = False
+        if task.recalled:
+            task.recalled = False
+            worker.recalled -= 1
         worker.occupancy -= task.seconds
         worker.expected -= task.expected
         for name, amount in task.needs.resources.items():

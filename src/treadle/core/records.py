@@ -294,6 +294,8 @@ class Worker(Peer):
         #: When it last finished something or had nothing to do, and when it was last asked to give tasks back.
         self.progress: float = now
         self.recall: float = -1e9
+        #: How many of ``processing`` it is asked to give back.
+        self.recalled: int = 0
         #: True between the loss of the connection and the news of how the process ended.
         self.lost: bool = False
         self.lost_at: float = 0.0

@@ -105,6 +105,8 @@ class Scheduler:
 
     def on_worker_left(self, worker: Worker, now: float) -> None:
         """A worker has said goodbye: nothing that it ran is to be blamed."""
+        if worker.lost:
+            return
         self.placement.now = now
         self.lose_worker(worker)
         self.bury(worker, [], None, 0, "")
@@ -181,9 +183,12 @@ class Scheduler:
             self.ledger.wait_again(task, False)
 
     # -- what workers say ----------------------------------------------------------------------------------------
+    # The news that a worker has died comes from its parent, and may overtake what the worker said last: that is ignored.
 
     def on_finished(self, worker: Worker, rows: list[tuple[int, int, float, bytes | None]], now: float) -> None:
         """Rows of attempt, bytes of the result, seconds of execution, and the packed result if it rides along."""
+        if worker.lost:
+            return
         placement = self.placement
         placement.now = now
         worker.progress = now
@@ -203,6 +208,8 @@ class Scheduler:
 
     def on_failed(self, worker: Worker, attempt: int, seconds: float, error: Failure, now: float) -> None:
         """A task has raised."""
+        if worker.lost:
+            return
         placement = self.placement
         placement.now = now
         worker.progress = now
@@ -233,6 +240,8 @@ class Scheduler:
 
     def on_stopped(self, worker: Worker, attempts: list[int], now: float) -> None:
         """Cancelled attempts that occupy no thread any more."""
+        if worker.lost:
+            return
         self.placement.now = now
         for attempt in attempts:
             if attempt in worker.processing:
@@ -244,6 +253,8 @@ class Scheduler:
 
     def on_returned(self, worker: Worker, attempts: list[int], now: float) -> None:
         """Recalled attempts that the worker has given back, not started."""
+        if worker.lost:
+            return
         placement = self.placement
         placement.now = now
         for attempt in attempts:
@@ -260,6 +271,8 @@ class Scheduler:
 
     def on_acquired(self, worker: Worker, rows: list[tuple[str, int]], now: float) -> None:
         """Rows of key and bytes: copies that the worker has fetched or made."""
+        if worker.lost:
+            return
         self.placement.now = now
         for key, nbytes in rows:
             task = self.tasks.get(key)
@@ -278,6 +291,8 @@ class Scheduler:
 
     def on_missing(self, worker: Worker, rows: list[tuple[str, str]], now: float) -> None:
         """Rows of key and ident: the worker could not get that key from that worker."""
+        if worker.lost:
+            return
         self.placement.now = now
         for key, ident in rows:
             task = self.tasks.get(key)
@@ -453,14 +468,10 @@ class Scheduler:
 
     def on_release(self, client: Client, keys: list[str], now: float) -> None:
         """The client does not want these results any more."""
-        for key in keys:
-            task = self.tasks.get(key)
-            if task is None or task not in client.wants:
-                raise ProtocolError(f"the client releases {key!r}, which it does not want")
         self.placement.now = now
         for key in keys:
-            task = self.tasks[key]
-            if task in client.wants:
+            task = self.tasks.get(key)
+            if task is not None and task in client.wants:  # it may have crossed our news that there is nothing to want
                 self.ledger.unwant(client, task)
         self.end()
 

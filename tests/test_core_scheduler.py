@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -260,7 +263,10 @@ def test_needs_are_respected_and_explained() -> None:
     worker = stage.join("rich", 4, resources={"GPU": 2})
     assert stage.where("x") == "rich"
     stage.submit({"y": ()}, resources={"GPU": 1})
-    assert explain("y") == "'y' is ready to run and needs 1 GPU: it waits until one of 1 suitable workers ('rich') has room."
+    assert (
+        explain("y")
+        == "'y' is ready to run and needs 1 GPU: it waits until one of 1 suitable workers ('rich') has room."
+    )
     stage.finish(worker, "x")
     assert stage.where("y") == "rich"
     assert worker.free == {"GPU": 1}
@@ -525,18 +531,16 @@ def test_news_of_a_worker_that_is_known_to_be_dead() -> None:
     (worker, _) = stage.workers
     stage.submit({"x": ()})
     stage.core.on_worker_died("w0", [1], -9, 1, "host", "", 1.0)
-    for say in (
-        lambda: stage.core.on_finished(worker, [(1, 10, 0.1, None)], 1.0),
-        lambda: stage.core.on_failed(worker, 1, 0.1, RAISED, 1.0),
-        lambda: stage.core.on_acquired(worker, [("x", 10)], 1.0),
-        lambda: stage.core.on_missing(worker, [("x", "w1")], 1.0),
-        lambda: stage.core.on_returned(worker, [1], 1.0),
-        lambda: stage.core.on_stopped(worker, [1], 1.0),
-        lambda: stage.core.on_worker_lost(worker, 1.0),
-        lambda: stage.core.on_worker_left(worker, 1.0),
-    ):
-        say()
-        stage.core.sanity_check()
+    core = stage.core
+    core.on_finished(worker, [(1, 10, 0.1, None)], 1.0)
+    core.on_failed(worker, 1, 0.1, RAISED, 1.0)
+    core.on_acquired(worker, [("x", 10)], 1.0)
+    core.on_missing(worker, [("x", "w1")], 1.0)
+    core.on_returned(worker, [1], 1.0)
+    core.on_stopped(worker, [1], 1.0)
+    core.on_worker_lost(worker, 1.0)
+    core.on_worker_left(worker, 1.0)
+    core.sanity_check()
     assert stage.where("x") == "w1"
 
 
@@ -625,3 +629,12 @@ def test_functions_that_nobody_knows_are_forgotten() -> None:
     assert len(stage.core.ledger.groups) == 2
     stage.core.on_client_gone(stage.client, 1.0)
     assert not stage.core.ledger.groups
+
+
+def test_the_picture_shows_the_table() -> None:
+    root = Path(__file__).resolve().parent.parent
+    script = root / "scripts" / "draw-transitions"
+    drawn = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert drawn == (root / "docs" / "transitions.svg").read_text(encoding="utf-8"), (
+        "run: scripts/draw-transitions --write"
+    )

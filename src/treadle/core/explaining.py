@@ -58,10 +58,8 @@ def _queued(task: Task, workers: dict[str, Worker]) -> str:
     if needs.special and not needs.workers:
         return f"{task.key!r} is ready to run, but needs {needs}, which none of the {len(present)} workers has."
     if needs.special:
-        return (
-            f"{task.key!r} is ready to run and needs {needs}: it waits until one of {len(needs.workers)} "
-            f"suitable workers ({_names(needs.workers)}) has room."
-        )
+        suitable = _names(needs.workers)
+        return f"{task.key!r} is ready to run, needs {needs}, and waits until there is room on worker {suitable}."
     if task.home is not None:
         return f"{task.key!r} is ready to run and waits for worker {task.home.name!r}, which holds its inputs."
     return f"{task.key!r} is ready to run and waits until one of {len(present)} workers has room."
@@ -70,7 +68,7 @@ def _queued(task: Task, workers: dict[str, Worker]) -> str:
 def _names(workers: list[Worker]) -> str:
     shown = ", ".join([repr(worker.name) for worker in workers[:_SHOWN]])
     more = len(workers) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{shown} or {more} more" if more > 0 else shown
 
 
 def _first_line(task: Task) -> str:

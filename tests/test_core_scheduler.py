@@ -265,7 +265,7 @@ def test_needs_are_respected_and_explained() -> None:
     stage.submit({"y": ()}, resources={"GPU": 1})
     assert (
         explain("y")
-        == "'y' is ready to run and needs 1 GPU: it waits until one of 1 suitable workers ('rich') has room."
+        == "'y' is ready to run, needs 1 GPU, and waits until there is room on worker 'rich'."
     )
     stage.finish(worker, "x")
     assert stage.where("y") == "rich"

@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from treadle.wire.pickling import dump
+
 __all__ = ["SEGMENT_THRESHOLD", "Blob", "Wire", "anonymous_file", "dumps", "loads"]
 
 #: A pickled value of this many bytes, its buffers included, goes through shared memory; smaller ones are copied.
@@ -100,16 +102,7 @@ def dumps(value: Any, in_band: bool = False) -> Blob:
     :raises Exception: whatever pickling raises.
     """
     views: list[pickle.PickleBuffer] = []
-    try:
-        data = pickle.dumps(value, 5, buffer_callback=views.append)
-        by_value = b"__main__" in data  # the main module of the receiver is another one
-    except Exception:
-        by_value = True
-    if by_value:
-        import cloudpickle
-
-        views.clear()
-        data = cloudpickle.dumps(value, 5, buffer_callback=views.append)
+    data = dump(value, views)
     parts = [memoryview(data), *(view.raw() for view in views)]
     if not in_band and sum(part.nbytes for part in parts) >= SEGMENT_THRESHOLD:
         with contextlib.suppress(OSError):  # too many open files, or no room for one more: copying always works

@@ -1,0 +1,259 @@
+"""The process of a worker: its settings, its connections, its signals and its log."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final, NamedTuple
+
+from treadle.errors import PeerError, UserError
+from treadle.local.nesting import become_worker
+from treadle.net.addresses import format_address, parse_address
+from treadle.net.dial import dial
+from treadle.net.link import Link
+from treadle.net.listener import Listener
+from treadle.net.secret import token_for
+from treadle.wire.messages import FROM_PEER, TO_WORKER
+from treadle.worker.data import DataServer
+from treadle.worker.events import feed
+from treadle.worker.executor import Executor
+from treadle.worker.fetching import Fetcher
+from treadle.worker.memory import Meter
+from treadle.worker.slots import DISMISSED, JOINED, LEFT, Slots
+
+__all__ = ["FAILED", "LOST", "Settings", "Worker", "main"]
+
+log = logging.getLogger("treadle.worker")
+
+#: Exit statuses: no cluster was joined; the connection to the scheduler was lost.
+FAILED: Final = 1
+LOST: Final = 69
+
+#: Seconds that the goodbye may take.
+GOODBYE: Final = 0.3
+#: Seconds after which a thread that computes lets others run: a message does not wait longer.
+SWITCH: Final = 0.001
+
+
+class Settings(NamedTuple):
+    """What a worker is started with."""
+
+    #: ``host:port`` of the scheduler.
+    scheduler: str
+    #: Unique for ever, and what people call it.
+    ident: str
+    name: str = ""
+    nthreads: int = 1
+    #: Bytes; 0 for no limit.
+    memory_limit: int = 0
+    #: What it has for tasks that ask for it: ``{"GPU": 1}``.
+    resources: dict[str, float] = {}  # noqa: RUF012 (never changed)
+    #: Where to listen; "" for the address from which the scheduler is reached.
+    host: str = ""
+    log_level: str = "info"
+    #: Descriptors from the parent: of shared memory for :class:`Slots`, and of a pipe which ends when the parent does.
+    slots: int | None = None
+    lifeline: int | None = None
+
+
+def main() -> None:
+    """The process that a supervisor starts. Its argument is JSON: the settings that are not the defaults."""
+    settings = Settings(**json.loads(sys.argv[1]))
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format=f"%(asctime)s %(levelname)s worker {settings.name or settings.ident}: %(message)s",
+    )
+    become_worker()
+    sys.setswitchinterval(SWITCH)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # what a task prints must not be lost with this process
+    worker = Worker(settings)
+    loop = _new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(worker.join())
+    except (UserError, PeerError, OSError) as error:
+        log.error("%s", error)
+        _exit(FAILED)
+    gc.collect()
+    gc.freeze()
+    loop.run_forever()
+
+
+class Worker:
+    """The parts of a worker, put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings: Final = settings
+        self._token: Final = token_for(settings.scheduler)
+        fd = Slots.create(settings.nthreads) if settings.slots is None else settings.slots
+        self._slots: Final = Slots(fd, settings.nthreads)
+        os.close(fd)
+        self._executor: Final = Executor(settings.nthreads, self._slots, self._send, self._wake)
+        self._fetcher: Final = Fetcher(self._executor, settings.ident, self._token, self._turn)
+        self._server: Final = DataServer(self._executor, self._turn)
+        self._meter: Final = Meter(settings.memory_limit)
+        self._loop: asyncio.AbstractEventLoop
+        self._link: Link
+        self._ending = False
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.settings.name or self.settings.ident}: {self._executor!r}>"
+
+    async def join(self) -> None:
+        """Become a member of the cluster; tasks run from now on.
+
+        :raises PeerError: the scheduler is not there, or does not want this worker.
+        :raises UserError: the settings are wrong.
+        """
+        settings = self.settings
+        self._loop = loop = asyncio.get_running_loop()
+        if settings.lifeline is not None:
+            os.set_blocking(settings.lifeline, False)
+            loop.add_reader(settings.lifeline, self._orphaned)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave, f"it received {number.name}")
+        host = settings.host or _own_host(settings.scheduler)
+        listener = await Listener.listen(
+            host,
+            0,
+            token=self._token,
+            incarnation=secrets.token_hex(16),
+            decoders={"peer": FROM_PEER},
+            admit=lambda hello, peer: {"ident": settings.ident},
+            connected=self._server.connected,
+        )
+        link = await dial(
+            settings.scheduler,
+            role="worker",
+            ident=settings.ident,
+            token=self._token,
+            details=self._details(listener),
+            decoder=TO_WORKER,
+        )
+        self._link = link
+        self._executor.start()
+        self._slots.enter(JOINED)
+        link.start(self._receive, self._lost)
+        log.info("joined %s; serves data at %s, pid %d", link.peer, listener.address, os.getpid())
+        self._heartbeat(float(link.details.get("heartbeat", 1.0)))
+
+    def _details(self, listener: Listener) -> dict[str, Any]:
+        settings = self.settings
+        host = listener.host
+        if host in ("0.0.0.0", "::"):
+            host = _own_host(settings.scheduler)
+        return {
+            "address": format_address(host, listener.port),
+            "nthreads": settings.nthreads,
+            "memory_limit": settings.memory_limit,
+            "resources": settings.resources,
+            "name": settings.name,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "supervised": settings.slots is not None,
+        }
+
+    # Messages
+
+    def _receive(self, messages: list[Any], buffers: list[memoryview]) -> None:
+        executor = self._executor
+        with executor.lock:
+            reason = feed(executor.state, messages)
+            executor.rouse()
+        if reason is not None:
+            self._end(f"the scheduler said: {reason}", DISMISSED, 0)
+        self._turn()
+
+    def _turn(self) -> None:
+        """Send what there is to report and to ask for, after something has happened."""
+        self._fetcher.start(self._executor.requests())
+        self._executor.flush()
+
+    def _send(self, messages: list[Any]) -> None:
+        self._link.send(messages)
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._turn)
+
+    def _heartbeat(self, seconds: float) -> None:
+        fetcher = self._fetcher
+        rss, cpu = self._meter.read(time.monotonic())
+        self._link.send([("heartbeat", rss, cpu, fetcher.fetched_bytes, fetcher.fetch_seconds)])
+        fetcher.fetched_bytes, fetcher.fetch_seconds = 0, 0.0
+        self._loop.call_later(seconds, self._heartbeat, seconds)
+
+    # The end. Threads may be in the middle of tasks, and nothing stops them but the end of the process.
+
+    def _lost(self, reason: str) -> None:
+        if not self._ending:
+            log.error("lost the scheduler: %s", reason)
+            _exit(LOST)
+
+    def _orphaned(self) -> None:
+        log.warning("the process that started this one is gone")
+        _exit(0)
+
+    def _leave(self, reason: str) -> None:
+        self._end(reason, LEFT, 0)
+
+    def _end(self, reason: str, stage: int, status: int) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        log.info("ends, because %s", reason)
+        self._slots.enter(stage)
+        self._goodbye = self._loop.create_task(self._say_goodbye(status))
+
+    async def _say_goodbye(self, status: int) -> None:
+        link: Link | None = getattr(self, "_link", None)
+        if link is not None:
+            link.send([("leaving",)])
+            try:
+                await asyncio.wait_for(link.drain(), GOODBYE)
+            except asyncio.TimeoutError:
+                pass  # the scheduler reads nothing; it will notice
+        _exit(status)
+
+
+def _own_host(address: str) -> str:
+    """The address of this machine from which another one is reached.
+
+    :raises UserError: there is none, or this is no address.
+    """
+    host, port = parse_address(address)
+    try:
+        family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(name)  # sends nothing
+            return str(sock.getsockname()[0])
+    except OSError as error:
+        raise UserError(f"{address} cannot be reached from this machine: {error.strerror}") from None
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _exit(status: int) -> None:
+    """End the process whatever its other threads are doing."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # closed, or nobody reads it any more
+    os._exit(status)

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from treadle._version import __version__
+from treadle.cli_cluster import scheduler, worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from treadle.demo.runners import Runner
 
 __all__ = ["main"]
 
@@ -20,14 +24,20 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.group(context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="treadle")
 def main() -> None:
-    """Treadle runs graphs of Python tasks: in one thread, on threads, or on processes.
+    """Treadle runs graphs of Python tasks: in one thread, on threads, on processes, or on a cluster.
 
     \b
     Examples:
       treadle info             what is installed here, and what Treadle would use
-      treadle demo             survey the standard library on all cores, with a timeline
-      treadle demo --help      all that the survey can do
+      treadle demo             survey the standard library on a cluster that loses a worker
+      treadle scheduler        the scheduler of a cluster, to which workers and clients connect
+      treadle worker HOST      a worker of the cluster whose scheduler runs there
+      treadle demo --help      all that the survey can do; the other commands have such a page too
     """
+
+
+main.add_command(scheduler)
+main.add_command(worker)
 
 
 @main.command()
@@ -57,12 +67,20 @@ def info() -> None:
 @click.argument("paths", nargs=-1, type=click.Path())
 @click.option(
     "--scheduler",
-    type=click.Choice(["processes", "threads", "sync"]),
-    default="processes",
+    type=click.Choice(["cluster", "processes", "threads", "sync"]),
+    default="cluster",
     show_default=True,
     help="What runs the tasks. Reading source code is pure Python, so threads are no faster than the plain loop.",
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at once.  [default: the usable cores]")
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Use the cluster whose scheduler listens there. Its workers have to find the same files.",
+)
+@click.option(
+    "--token-file", type=click.Path(dir_okay=False), metavar="FILE", help="The secret of the cluster at --address."
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at once.  [default: the usable cores; a cluster has at least 2 workers]")
 @click.option(
     "--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Lines of each table."
 )
@@ -79,13 +97,15 @@ def info() -> None:
 def demo(
     paths: tuple[str, ...],
     scheduler: str,
+    address: str | None,
+    token_file: str | None,
     workers: int | None,
     top: int,
     timeline: str,
     no_timeline: bool,
     no_check: bool,
 ) -> None:
-    """Survey a tree of Python sources on all cores.
+    """Survey a tree of Python sources on a cluster of this machine's cores.
 
     Reads every .py file below PATHS (directories or files; default: the standard library of this Python, its tests
     included, without site-packages) and prints the biggest packages, the most imported modules, the most common
@@ -93,20 +113,27 @@ def demo(
     together, and the outcome is checked against a plain loop in one thread, which must come to exactly the same
     report.
 
-    The exit status is 0 if it does, 1 if it does not, and 2 for wrong arguments.
+    The cluster is made for this run: a scheduler and workers, each in a process of its own. Halfway one of the workers
+    is killed, to show that nothing is lost by that. With --address, or another --scheduler, nobody is killed.
+
+    The exit status is 0 if both came to the same report, 1 if not, and 2 for wrong arguments.
 
     \b
     Examples:
       treadle demo
-      treadle demo --workers 2 --timeline run.html
+      treadle demo --workers 4 --timeline run.html
       treadle demo --scheduler threads --no-check --no-timeline
+      treadle demo --address 127.0.0.1:8786
       treadle demo ~/src/project setup.py --top 5
     """
-    from treadle import config
     from treadle.demo.command import demo as run
     from treadle.demo.source import SourceError, find, standard_library
-    from treadle.errors import UserError
+    from treadle.errors import PeerError, UserError
 
+    if address is not None:
+        _refuse_beside_address("scheduler", "workers")
+    elif token_file is not None:
+        raise click.UsageError("--token-file belongs to --address; a cluster of our own makes its own secret.")
     if not no_timeline:
         _check_folder(timeline)
     try:
@@ -115,12 +142,39 @@ def demo(
         raise click.BadParameter(str(error), param_hint="PATHS") from None
     where = ", ".join(paths) or standard_library()
     try:
-        num_workers = config.num_workers(workers)
-        same = run(sources, where, top, scheduler, num_workers, None if no_timeline else timeline, not no_check)
-    except UserError as error:
+        with _runner(scheduler, workers, address, token_file) as runner:
+            same = run(sources, where, top, runner, None if no_timeline else timeline, not no_check)
+    except (UserError, PeerError) as error:
         raise click.ClickException(str(error)) from None
     if not same:
         raise SystemExit(1)
+
+
+def _runner(
+    scheduler: str, workers: int | None, address: str | None, token_file: str | None
+) -> AbstractContextManager[Runner]:
+    """What runs the survey."""
+    from contextlib import nullcontext
+
+    from treadle import config
+    from treadle.demo.runners import remote, runner_for
+    from treadle.net.secret import read_token
+
+    if address is not None:
+        return remote(address, None if token_file is None else read_token(token_file))
+    count = config.num_workers(workers)
+    if scheduler == "cluster" and workers is None:
+        count = max(2, count)  # one of them will be killed
+    return nullcontext(runner_for(scheduler, count))
+
+
+def _refuse_beside_address(*names: str) -> None:
+    from click.core import ParameterSource
+
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} and --address exclude each other: the cluster at the address runs the tasks.")
 
 
 def _check_folder(timeline: str) -> None:
@@ -152,9 +206,19 @@ def _facts() -> list[tuple[str, str]]:
         ("default workers", str(config.num_workers())),
         ("graphviz (package)", _version_of("graphviz")),
         ("dot (program)", shutil.which("dot") or "not found"),
+        ("msgspec", _version_of("msgspec")),
+        ("uvloop", _uvloop()),
+        ("cloudpickle", _version_of("cloudpickle")),
         ("dask", _version_of("dask")),
         ("numpy", _version_of("numpy")),
     ]
+
+
+def _uvloop() -> str:
+    version = _version_of("uvloop")
+    if version == "not installed":
+        return f"{version}: clusters are a bit slower with asyncio's own event loop"
+    return version
 
 
 def _compiled(path: Iterable[str], prefix: str) -> Iterator[str]:

@@ -1,0 +1,252 @@
+"""Graphs on a cluster: packed into columns, sent, and watched until their results are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from treadle.client.calls import BIG, CHUNK, Calls, judge_size
+from treadle.client.future import Future
+from treadle.client.outbox import Options
+from treadle.client.tasks import collect, value_of
+from treadle.graph.node import Call, Dicted, Listed, Node, Template
+from treadle.graph.plan import Plan
+from treadle.naming import unique
+from treadle.wire.sizes import sizeof
+from treadle.wire.values import SCALARS, pack_call
+
+if TYPE_CHECKING:
+    from treadle.client.session import Session
+
+__all__ = ["Shipment"]
+
+#: A value of the graph with more bytes than this that several tasks need is sent once.
+_SHARED: Final = 1024
+
+
+class Shipment:
+    """The tasks of one graph on their way to the scheduler.
+
+    :param private: give the tasks names that no other graph has. Otherwise their keys are their names.
+    :raises TaskNotSerializableError: names what of a task cannot be pickled.
+    """
+
+    def __init__(self, session: Session, calls: Calls, plan: Plan, private: bool) -> None:
+        self._session = session
+        self._calls = calls
+        self._plan = plan
+        self._suffix = f"~{unique()}." if private else ""
+        #: The futures of results that are wanted, by rank.
+        self.futures: dict[int, Future[Any]] = {}
+        #: The futures that stand in the place of a task.
+        self.given: dict[int, Future[Any]] = {}
+        self._rows: list[tuple[str, int, bytes, list[Any]]] = []
+        #: The position of each task among the rows, by rank, and of each value that is sent by itself, by identity.
+        self._positions: dict[int, int] = {}
+        self._values: dict[int, int] = {}
+        self._pack()
+
+    def __repr__(self) -> str:
+        return f"<Shipment of {len(self._rows)} tasks, {len(self.futures)} wanted>"
+
+    def send(self, nodes: Iterable[Node], options: Options = None) -> None:
+        """Send everything; the results of ``nodes`` are wanted."""
+        session = self._session
+        wanted: dict[int, None] = {}
+        for node in nodes:
+            given = self.given.get(node.rank)
+            if given is not None:
+                self.futures[node.rank] = given
+                continue
+            position = self._positions[node.rank]
+            self.futures[node.rank] = Future(self._rows[position][0], session)
+            wanted[position] = None
+        made = [future for rank, future in self.futures.items() if rank not in self.given]
+        session.ship(made, self._messages(list(wanted), options))
+
+    def own(self) -> list[Future[Any]]:
+        """The futures that were made for this graph."""
+        return [future for rank, future in self.futures.items() if rank not in self.given]
+
+    def names(self) -> set[str]:
+        """What the tasks are called on the cluster."""
+        return {row[0] for row in self._rows}
+
+    def key_of(self, name: str) -> object:
+        """The key in the graph of what has this name on the cluster."""
+        if self._suffix:
+            rank = name.rpartition(self._suffix)[2]
+            return self._plan.nodes[int(rank)].key if rank.isdigit() else name
+        return next((node.key for node in self._plan.nodes if self._name(node) == name), name)
+
+    def _name(self, node: Node) -> str:
+        if self._suffix:
+            return f"{node.key!s:.80}{self._suffix}{node.rank}"
+        key = node.key
+        return key if isinstance(key, str) else repr(key)
+
+    # Packing
+
+    def _pack(self) -> None:
+        nodes = self._plan.nodes
+        for node in nodes:
+            if node.func is value_of and type(node.args[0]) is Future:
+                self._calls.check_owner(node.args[0], node.key)
+                self.given[node.rank] = node.args[0]
+        if any(node.done for node in self._plan.found.values()):
+            self._pack_shared(nodes)
+        rows = self._rows
+        for node in nodes:
+            if node.rank not in self.given:
+                row = self._pack_node(node)
+                self._positions[node.rank] = len(rows)
+                rows.append(row)
+
+    def _pack_shared(self, nodes: list[Node]) -> None:
+        """Make tasks of the big values that several tasks need."""
+        users: dict[int, int] = {}
+        known: dict[int, Node] = {}
+        for node in nodes:
+            for literal in _literals(node):
+                users[id(literal)] = users.get(id(literal), 0) + 1
+                known[id(literal)] = literal
+        number = 0
+        for ident, count in users.items():
+            literal = known[ident]
+            if count > 1 and sizeof(literal.result) > _SHARED:
+                number += 1
+                name = (
+                    f"{literal.key!s:.80}-{unique()}"
+                    if not self._suffix
+                    else f"{literal.key!s:.80}{self._suffix}v{number}"
+                )
+                row = self._call(literal.key, name, collect, [literal.result], None, [], False)
+                self._values[ident] = len(self._rows)
+                self._rows.append(row)
+
+    def _pack_node(self, node: Node) -> tuple[str, int, bytes, list[Any]]:
+        args: list[Any] = list(node.args)
+        kwargs: dict[str, Any] | None = node.kwargs
+        deps: list[Any] = node.deps
+        for arg in args:
+            if type(arg) not in SCALARS and not (type(arg) is Node and not arg.done):
+                special = True
+                break
+        else:
+            special = kwargs is not None
+        if special:
+            leaves: list[Any] = []
+            args = [self._inline(arg, leaves) for arg in args]
+            if kwargs is not None:
+                kwargs = {word: self._inline(arg, leaves) for word, arg in kwargs.items()}
+            shared = [leaf for leaf in leaves if type(leaf) is Node and leaf.done]
+            deps = [*deps, *dict.fromkeys(shared), *self._calls.futures(node.key, leaves, None)]
+        func = collect if node.func is None else node.func
+        return self._call(node.key, self._name(node), func, args, kwargs, deps, node.nested and special)
+
+    def _inline(self, arg: Any, leaves: list[Any]) -> Any:
+        """An argument with values in the place of nodes whose value is known, unless they are sent by themselves.
+
+        :param leaves: is extended by what may be, or hold, something that is not a value.
+        """
+        kind = type(arg)
+        if kind in SCALARS:
+            return arg
+        if kind is Node:
+            if not arg.done:
+                return arg
+            if id(arg) not in self._values:
+                return self._inline_value(arg.result, leaves)
+        elif kind is Listed:
+            return Listed([self._inline(item, leaves) for item in arg.items], arg.make)
+        elif kind is Dicted:
+            return Dicted(arg.words, [self._inline(item, leaves) for item in arg.values])
+        elif kind is Call:
+            return Call(arg.func, [self._inline(item, leaves) for item in arg.args], arg.words)
+        leaves.append(arg)
+        return arg
+
+    def _inline_value(self, value: Any, leaves: list[Any]) -> Any:
+        leaves.append(value)
+        return value
+
+    def _call(
+        self,
+        key: object,
+        name: str,
+        func: Any,
+        args: list[Any],
+        kwargs: dict[str, Any] | None,
+        deps: list[Any],
+        nested: bool,
+    ) -> tuple[str, int, bytes, list[Any]]:
+        known = self._calls.function(func, False, key)  # nobody has said that it may be called twice
+        payload = pack_call(key, args, kwargs, deps, nested)
+        if len(payload) > BIG:
+            judge_size(key, args, kwargs, payload, 0)
+        return name, known.number, payload, [self._place(dep) for dep in deps]
+
+    def _place(self, dep: Any) -> int | str:
+        """A dependency: the position of a row, or the key of what is on the cluster already."""
+        if type(dep) is not Node:
+            key: str = dep.key
+            return key
+        if dep.done:
+            return self._values[id(dep)]
+        given = self.given.get(dep.rank)
+        return self._positions[dep.rank] if given is None else given.key
+
+    # Sending
+
+    def _messages(self, wanted: list[int], options: Options) -> list[tuple[Any, ...]]:
+        """The rows as messages of moderate size."""
+        rows = self._rows
+        size = 0
+        starts = [0] if rows else []
+        for index, row in enumerate(rows):
+            if size + len(row[2]) > CHUNK:
+                starts.append(index)
+                size = 0
+            size += len(row[2])
+        if len(starts) < 2:
+            return [_submit(rows, 0, None if len(wanted) == len(rows) else wanted, options)] if rows else []
+        # What is wanted by nobody would be forgotten at the end of its message, before its dependents arrive.
+        parts = [rows[start:stop] for start, stop in zip(starts, [*starts[1:], len(rows)])]
+        messages = [_submit(part, start, None, options, rows) for part, start in zip(parts, starts)]
+        keep = set(wanted)
+        dropped = [row[0] for index, row in enumerate(rows) if index not in keep]
+        return [*messages, ("release", dropped)] if dropped else messages
+
+
+def _submit(
+    part: list[tuple[str, int, bytes, list[Any]]],
+    start: int,
+    wanted: list[int] | None,
+    options: Options,
+    rows: list[tuple[str, int, bytes, list[Any]]] | None = None,
+) -> tuple[Any, ...]:
+    keys, functions, payloads, deps = zip(*part)
+    if not any(deps):
+        deps = ()
+    elif rows is not None and start:
+        deps = tuple([_relative(row, start, rows) for row in deps])
+    return "submit", keys, functions, payloads, deps, wanted, options
+
+
+def _relative(deps: list[Any], start: int, rows: list[tuple[str, int, bytes, list[Any]]]) -> list[Any]:
+    """Positions in all rows as positions in one message, or as keys of tasks of earlier ones."""
+    return [dep if isinstance(dep, str) else dep - start if dep >= start else rows[dep][0] for dep in deps]
+
+
+def _literals(node: Node) -> list[Node]:
+    """The distinct nodes with known values among the arguments of a task."""
+    found: dict[Node, None] = {}
+    stack: list[Any] = [*node.args, *(node.kwargs or {}).values()]
+    while stack:
+        arg = stack.pop()
+        if type(arg) is Node:
+            if arg.done:
+                found[arg] = None
+        elif isinstance(arg, Template):
+            stack.extend(arg.children())
+    return list(found)

@@ -1,0 +1,106 @@
+"""``progress``: bars for what a cluster is doing for some futures."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from treadle.client.future import Future
+from treadle.client.gathering import futures_in, listed
+from treadle.client.latch import deadline_of, run_async, run_blocking
+from treadle.client.session import Session
+from treadle.diagnostics.screen import INTERVAL, Meter, hide, show
+from treadle.errors import TreadleError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["progress"]
+
+#: The states in which a task is yet to be done, among those that the scheduler tells of.
+_AHEAD = ("waiting", "queued", "processing")
+
+
+def progress(*futures: Any, console: Console | None = None) -> Any:
+    """Show a live bar for each group of tasks, until some futures have ended. Ctrl-C ends only the display.
+
+    A group is all tasks that call the same function. There is a bar for each that the cluster has something to do for,
+    so also for tasks that the futures only depend on. Where the console is no terminal nothing is drawn; one plain line
+    for each group says at the end what was done in which time.
+
+    With an asynchronous client this has to be awaited.
+
+    :param futures: futures of one client, and lists, tuples, sets and dicts of such.
+    :param console: a ``rich`` console to draw on. Default: standard error.
+    """
+    found = futures_in([listed(each) for each in futures])
+    sessions = {future._session for future in found}
+    if len(sessions) > 1:
+        raise UserError("these futures belong to several clients; show the progress of one client's at a time")
+    if not found:
+        raise UserError("progress() needs futures to wait for")
+    (session,) = sessions
+    steps = _Bars(session, console).watch(found)
+    return run_async(steps) if session.in_loop() else run_blocking(steps)
+
+
+class _Bars:
+    def __init__(self, session: Session, console: Console | None) -> None:
+        self._session = session
+        self._console = console
+        self._meters: dict[str, Meter] = {}
+        #: How many tasks of each group had been forgotten before.
+        self._before: dict[str, int] = {}
+
+    async def watch(self, futures: Sequence[Future[Any]]) -> None:
+        """Steps: draw until all futures have ended."""
+        self._session.flush()
+        error: BaseException | None = None
+        try:
+            await self._look(True)
+            while not all(future.done() for future in futures):
+                try:
+                    await self._session.obtain(futures, fetch=False, deadline=deadline_of(INTERVAL))
+                except concurrent.futures.TimeoutError:
+                    pass
+                await self._look(False)
+        except TreadleError:
+            pass  # the scheduler is gone, which the futures tell better
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            failed = next((future for future in futures if future.status in ("error", "lost")), None)
+            for meter in self._meters.values():
+                if error is not None or (failed is not None and meter.done < meter.total):
+                    meter.error = error or failed._exception if failed is not None else error
+                hide(meter, self._console)
+            del error
+
+    async def _look(self, first: bool) -> None:
+        """Steps: ask how far all groups are."""
+        for name, (done, total) in _sums(await self._session.ask("progress")).items():
+            if first:
+                self._before[name] = done
+            done -= self._before.get(name, 0)
+            total -= self._before.get(name, 0)
+            meter = self._meters.get(name)
+            if meter is None:
+                if done == total:
+                    continue
+                meter = self._meters[name] = Meter(name, 0.0, total)
+                show(meter, self._console)
+            meter.total = total
+            meter.done = done
+
+
+def _sums(rows: Sequence[tuple[str, Mapping[str, int]]]) -> dict[str, tuple[int, int]]:
+    """For each name of a group how many of its tasks are done, or not needed any more, and how many there are."""
+    sums: dict[str, tuple[int, int]] = {}
+    for name, counts in rows:
+        done, total = sums.get(name, (0, 0))
+        whole = sum(counts.values())
+        ahead = sum(counts.get(state, 0) for state in _AHEAD)
+        sums[name] = (done + whole - ahead, total + whole)
+    return sums

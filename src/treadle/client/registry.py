@@ -1,0 +1,221 @@
+"""What a client knows of its futures: which keys it wants, and what it has to tell the scheduler. No sockets.
+
+A key may have several futures, made by submissions of the same pure task. They are held weakly: when the last one is
+gone, the key is released. A future that goes may do so anywhere, in any thread, inside of any other call; so all that
+it does is to leave its key in ``gone``, which needs no lock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from threading import Lock
+from typing import Any, TypeAlias
+from weakref import ref
+
+from treadle.client.future import FINISHED, PENDING, Failure, Future, Place
+from treadle.client.outbox import Options, Outbox, Row
+
+__all__ = ["Registry", "Unsettled"]
+
+#: Futures that somebody may watch by the standard library's means, and what has become of them.
+Unsettled: TypeAlias = "list[tuple[Future[Any], Any]]"
+
+
+class Registry:
+    """The futures of one client by key, and its outbox. Everything but ``gone`` is used with ``lock`` held."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.outbox = Outbox()
+        self.futures: dict[str, list[ref[Future[Any]]] | ref[Future[Any]]] = {}
+        self.gone: deque[str] = deque()
+        #: How many answers to cancellations are to come, by key. What they say of a key is old news.
+        self.cancelling: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<Registry of {len(self.futures)} keys>"
+
+    def of(self, key: str) -> list[Future[Any]]:
+        """The futures of a key."""
+        entry = self.futures.get(key)
+        if entry is None:
+            return []
+        if isinstance(entry, list):
+            found = [each() for each in entry]
+            return [future for future in found if future is not None and not future._released]
+        future = entry()
+        return [] if future is None or future._released else [future]
+
+    # In
+
+    def submit(self, futures: Sequence[Future[Any]], rows: Sequence[Row], options: Options, linked: bool) -> None:
+        """Take new tasks, and the futures of their results.
+
+        :param linked: whether one of the rows has dependencies.
+        """
+        known = self.futures
+        keys = [future.key for future in futures]
+        into = self.outbox.open(options, linked)
+        if known.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
+            known.update(zip(keys, map(ref, futures)))
+            into.extend(rows)
+            return
+        for future, row in zip(futures, rows):
+            if not self.join(future):
+                # To join may have sent a release, which has to come between the tasks before and this one.
+                self.outbox.open(options, linked).append(row)
+
+    def submit_one(self, future: Future[Any], row: Row, options: Options) -> None:
+        key = future.key
+        if key in self.futures:
+            if self.join(future):
+                return
+        else:
+            self.futures[key] = ref(future)
+        self.outbox.open(options, bool(row[3])).append(row)
+
+    def join(self, future: Future[Any]) -> bool:
+        """Add a future to those of its key. True if the task is known and wanted already."""
+        key = future.key
+        twins = self.of(key)
+        if not twins:
+            if key in self.futures:
+                self.outbox.add("release", [key])  # the futures that wanted it have gone just now
+            self.futures[key] = ref(future)
+            return False
+        self.futures[key] = [*map(ref, twins), ref(future)]
+        twin = twins[0]
+        if twin._state == FINISHED:
+            future._result, future._exception, future._held = twin._result, twin._exception, twin._held
+            future._traceback = twin._traceback
+            future._state = FINISHED
+        return True
+
+    def sweep(self) -> list[str]:
+        """Forget the keys whose futures have all gone. Returns them: they are to be released."""
+        gone = self.gone
+        dropped: list[str] = []
+        while gone:
+            key = gone.popleft()
+            entry = self.futures.get(key)
+            if entry is None:
+                continue
+            alive = self.of(key)
+            if not alive:
+                del self.futures[key]
+                dropped.append(key)
+            elif isinstance(entry, list):
+                self.futures[key] = [ref(future) for future in alive]
+        return dropped
+
+    def take(self) -> list[tuple[Any, ...]]:
+        """The messages that are to be sent now."""
+        dropped = self.sweep() if self.gone else None
+        messages = self.outbox.take()
+        if dropped:
+            messages.append(("release", dropped))
+        return messages
+
+    # Out
+
+    def done(self, rows: Iterable[tuple[str, int, bytes | None, str, str]]) -> tuple[Unsettled, list[str]]:
+        """Take results, or the places of results.
+
+        :returns: futures that have to be settled without the lock, and keys that were done and have a new place.
+        """
+        known = self.futures
+        later: Unsettled = []
+        moved: list[str] = []
+        for key, nbytes, packed, worker, address in rows:
+            entry = known.get(key)
+            if entry is None:
+                continue
+            held: Any = Place(nbytes, worker, address) if packed is None else packed
+            for each in entry if isinstance(entry, list) else (entry,):
+                future = each()
+                if future is None:
+                    continue
+                if future._state == PENDING:
+                    future._worker = worker
+                    if future._monitor is None:
+                        future._held = held
+                        future._state = FINISHED
+                        if future._watch:
+                            future._changed()
+                    else:
+                        later.append((future, held))
+                elif type(future._held) is Place:
+                    future._held = held
+                    moved.append(key)
+        return later, moved
+
+    def failed(self, rows: Iterable[tuple[str, str, Any]]) -> Unsettled:
+        """Take errors. Returns futures that have to be settled without the lock."""
+        later: Unsettled = []
+        for key, culprit, error in rows:
+            failure = Failure(culprit, error)
+            for future in self.of(key):
+                self._settle(future, failure, later)
+        return later
+
+    def _settle(self, future: Future[Any], held: Any, later: Unsettled) -> None:
+        if future._state == PENDING:
+            if future._monitor is None:
+                future._take(held)
+            else:
+                later.append((future, held))
+        elif type(future._held) is Place:
+            future._take(held)  # it was done, but the result was lost before it was fetched
+
+    def arrived(self, key: str, held: Any) -> None:
+        """A result was fetched."""
+        for future in self.of(key):
+            if type(future._held) is Place:
+                future._held = held
+                future._changed()
+
+    def cancelled(self, keys: Iterable[str]) -> Unsettled:
+        """The scheduler has cancelled these. Returns futures that have to be settled without the lock."""
+        later: Unsettled = []
+        for key in keys:
+            if key in self.cancelling:
+                self.cancelling[key] -= 1
+                if not self.cancelling[key]:
+                    del self.cancelling[key]
+                continue
+            for future in self.of(key):
+                self._settle(future, None, later)
+            self.futures.pop(key, None)
+        return later
+
+    def cancel(self, keys: Iterable[str]) -> Unsettled:
+        """Cancel all futures of some keys that are not done. Returns those to be settled without the lock."""
+        later: Unsettled = []
+        dropped: list[str] = []
+        for key in keys:
+            futures = [future for future in self.of(key) if future._state == PENDING]
+            if futures:
+                for future in futures:
+                    self._settle(future, None, later)
+                del self.futures[key]
+                self.cancelling[key] += 1
+                dropped.append(key)
+        if dropped:
+            self.outbox.add("cancel", dropped)
+        return later
+
+    def end(self, error: BaseException | None) -> Unsettled:
+        """Nothing more will come: what is pending fails with ``error``, or is cancelled.
+
+        :returns: futures that have to be settled without the lock.
+        """
+        later: Unsettled = []
+        for key in list(self.futures):
+            for future in self.of(key):
+                if future._state == PENDING or type(future._held) is Place:
+                    self._settle(future, error, later)
+        self.futures.clear()
+        self.gone.clear()
+        self.outbox = Outbox()
+        return later

@@ -1,0 +1,415 @@
+"""One client's connection to a scheduler, shared by the client, its futures, and those who wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+from treadle.client.fetching import Fetcher
+from treadle.client.future import FINISHED, PENDING, Future, Place
+from treadle.client.latch import Latch, deadline_of, run_async, run_blocking
+from treadle.client.outbox import Options, Row
+from treadle.client.registry import Registry, Unsettled
+from treadle.client.shield import Shield
+from treadle.errors import ClosedError, ConnectError, TreadleError, UserError
+from treadle.net.dial import dial
+from treadle.net.link import Link
+from treadle.wire import messages
+
+__all__ = ["Session"]
+
+T = TypeVar("T")
+
+#: From this many tasks on, a batch does not wait for the loop.
+FULL = 4096
+
+
+class Session:
+    """Sends what futures need, and settles them with what comes back.
+
+    The loop is that of the caller (an asynchronous client) or one of a thread of its own. Everything but
+    :meth:`connect` and the methods that begin with an underscore may be called from any thread.
+    """
+
+    def __init__(self, address: str, token: bytes, ident: str) -> None:
+        self.address = address
+        self.token = token
+        self.ident = ident
+        self.registry = Registry()
+        self.lock = self.registry.lock
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0
+        self.fetcher = Fetcher(self)
+        #: Why nothing can be asked any more.
+        self.ended: TreadleError | None = None
+        self._link: Link | None = None
+        #: Held while a batch is taken and sent, so that batches arrive in their order.
+        self._sending = threading.Lock()
+        self._scheduled = False
+        self._count = itertools.count(1)
+        self._replies: dict[int, _Reply] = {}
+        #: Kept, because a loop holds its tasks weakly.
+        self._tasks: set[asyncio.Task[object]] = set()
+        _sessions.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.ident} at {self.address}, {'ended' if self.ended else 'open'}>"
+
+    # The connection
+
+    async def connect(self, timeout: float) -> None:
+        """Dial the scheduler, on the loop that is to be this session's.
+
+        :raises ConnectError: nobody answered in time.
+        :raises RefusedError: the scheduler does not want this client.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        link = await dial(
+            self.address,
+            role="client",
+            ident=self.ident,
+            token=self.token,
+            details={"pid": os.getpid()},
+            decoder=messages.FROM_SCHEDULER_TO_CLIENT,
+            timeout=timeout,
+        )
+        self._link = link
+        link.start(self._receive, self._lost)
+
+    def check(self) -> None:
+        """:raises ClosedError: the client is closed, or not yet connected, or belongs to the parent process.
+        :raises ConnectError: its connection was lost."""
+        ended = self.ended
+        if ended is not None:
+            raise type(ended)(*ended.args)
+        if self._link is None:
+            raise ClosedError("this client is not connected yet: use `async with`, or `await` it first")
+
+    def _lost(self, reason: str) -> None:
+        """The connection is gone. Until a session can be resumed, everything that it had to bring is lost with it."""
+        self.end(ConnectError(self.address, f"the connection to the scheduler was lost ({reason or 'it was closed'})"))
+
+    def end(self, error: TreadleError) -> None:
+        """Nothing will come any more. A :class:`ClosedError` cancels what is pending; another error fails it."""
+        with self.lock:
+            if self.ended is not None:
+                return
+            self.ended = error
+            later = self.registry.end(None if isinstance(error, ClosedError) else error)
+            replies, self._replies = list(self._replies.values()), {}
+            for reply in replies:
+                reply.fail(error)
+        self.settle(later)
+
+    async def disconnect(self) -> None:
+        """Close all connections, on the session's loop."""
+        self.fetcher.close()
+        if self._link is not None:
+            self._link.close("the client was closed")
+            await self._link.wait_closed()
+
+    def abandon(self) -> None:
+        """In a forked child: the connection belongs to the parent."""
+        self.registry = Registry()
+        self.lock = self.registry.lock
+        self._sending = threading.Lock()
+        self.ended = ClosedError("this client belongs to the parent process; make a new Client in the forked one")
+
+    # Out
+
+    def nudge(self) -> None:
+        """Have the loop send what there is to send, soon."""
+        if self._scheduled or self.loop is None:
+            return
+        self._scheduled = True
+        if threading.get_ident() == self.thread:
+            self.loop.call_soon(self.flush)
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.flush)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def flush(self) -> None:
+        """Send what there is to send, now and from this thread."""
+        self._scheduled = False
+        registry = self.registry
+        if not (registry.outbox or registry.gone):
+            return
+        with Shield(), self._sending:
+            with self.lock:
+                batch = registry.take()
+            if batch and self._link is not None and self.ended is None:
+                self._link.send(batch)
+
+    def submit(self, futures: Sequence[Future[Any]], rows: Sequence[Row], options: Options, linked: bool) -> None:
+        with Shield(), self.lock:
+            self.registry.submit(futures, rows, options, linked)
+            full = len(self.registry.outbox.rows) >= FULL
+        if full:
+            self.flush()
+        else:
+            self.nudge()
+
+    def submit_one(self, future: Future[Any], row: Row, options: Options) -> None:
+        with Shield(), self.lock:
+            self.registry.submit_one(future, row, options)
+            full = len(self.registry.outbox.rows) >= FULL
+        if full:
+            self.flush()
+        else:
+            self.nudge()
+
+    def ship(self, futures: Sequence[Future[Any]], batch: Sequence[tuple[Any, ...]]) -> None:
+        """Send a graph that is packed into messages, some of whose results are wanted."""
+        with Shield(), self.lock:
+            for future in futures:
+                self.registry.join(future)
+        for message in batch:
+            with Shield(), self.lock:
+                self.registry.outbox.add(*message)
+            self.flush()
+
+    def post(self, *message: Any) -> None:
+        """Send one message, after what is to be sent already."""
+        with Shield(), self.lock:
+            self.registry.outbox.add(*message)
+        self.nudge()
+
+    def cancel(self, futures: Iterable[Future[Any]]) -> None:
+        with Shield(), self.lock:
+            later = self.registry.cancel({future.key for future in futures})
+        self.settle(later)
+        self.flush()
+
+    def release(self, future: Future[Any]) -> None:
+        """A future is not needed any more. If it is pending, nobody will hear of it again."""
+        later: Unsettled = []
+        with self.lock:
+            if future._state == PENDING:
+                self.registry._settle(future, None, later)
+        self.settle(later)
+        self.discard(future.key)
+
+    def discard(self, key: str) -> None:
+        """One of the futures of a key is gone. Safe wherever garbage may be collected."""
+        if self.ended is None:
+            self.registry.gone.append(key)
+            self.nudge()
+
+    async def ask(self, topic: str, argument: Any = None) -> Any:
+        """Steps: the scheduler's answer to a question.
+
+        :raises UserError: the scheduler does not know what to make of it.
+        """
+        self.check()
+        reply = _Reply(self.lock)
+        number = next(self._count)
+        with Shield(), self.lock:
+            self._replies[number] = reply
+            self.registry.outbox.add("ask", number, topic, argument)
+        self.flush()
+        try:
+            await reply.latch
+        finally:
+            with self.lock:
+                self._replies.pop(number, None)
+        if reply.error is not None:
+            raise reply.error
+        return reply.value
+
+    async def sleep(self, seconds: float) -> None:
+        """Steps: let some time pass."""
+        try:
+            await Latch(self.lock, deadline=deadline_of(seconds))
+        except FutureTimeoutError:
+            pass
+
+    # In
+
+    def _receive(self, batch: list[Any], buffers: list[memoryview]) -> None:
+        for message in batch:
+            kind = type(message)
+            if kind is messages.Done:
+                with self.lock:
+                    later, moved = self.registry.done(message.rows)
+                if later:
+                    self.settle(later)
+                if moved:
+                    self.fetcher.resume(moved)
+            elif kind is messages.TasksFailed:
+                with self.lock:
+                    later = self.registry.failed(message.rows)
+                self.settle(later)
+                self.fetcher.resume([key for key, _, _ in message.rows])
+            elif kind is messages.Cancelled:
+                with self.lock:
+                    later = self.registry.cancelled(message.keys)
+                self.settle(later)
+                self.fetcher.resume(message.keys)
+            else:
+                with self.lock:
+                    reply = self._replies.get(message.id)
+                    if reply is not None:
+                        reply.take(message.ok, message.value)
+
+    def settle(self, later: Unsettled) -> None:
+        """Settle futures that somebody may watch by the standard library's means. Without the lock."""
+        for future, held in later:
+            if not future._settle(held):
+                self.fetch_then(future, future._call_back)
+
+    # Waiting
+
+    def in_loop(self) -> bool:
+        return threading.get_ident() == self.thread
+
+    def wait_for(self, future: Future[Any], timeout: float | None, fetch: bool) -> None:
+        """Wait in this thread until a future is done and, if it is asked for, its result is here."""
+        if future._state != PENDING and not (fetch and type(future._held) is Place):
+            return
+        if self.in_loop():
+            raise UserError(
+                f"{future!r} would wait for itself: this is the thread of the event loop that receives its result. "
+                "Write `await future` in a coroutine, or let another thread ask for the result."
+            )
+        run_blocking(self.obtain([future], fetch, deadline_of(timeout)))
+
+    async def awaiting(self, future: Future[Any]) -> None:
+        """Wait in the running event loop until a future is done and its result is here."""
+        await run_async(self.obtain([future]))
+
+    async def obtain(
+        self,
+        futures: Sequence[Future[Any]],
+        fetch: bool = True,
+        deadline: float | None = None,
+        eager: bool = False,
+    ) -> Future[Any] | None:
+        """Steps: until all futures are done, and the results of those that succeeded are here.
+
+        :param eager: stop at the first that did not succeed, and return it.
+        """
+        self.flush()
+        latch = self._watch(futures, PENDING, None, eager, deadline)
+        await self._watching(futures, latch)
+        while fetch and latch.failed is None:
+            remote = [future for future in futures if type(future._held) is Place]
+            if not remote:
+                break
+            latch = self._watch(remote, FINISHED, Place, eager, deadline)
+            self.fetcher.fetch([future.key for future in remote])
+            await self._watching(remote, latch)
+        return latch.failed
+
+    def _watch(
+        self, futures: Sequence[Future[Any]], state: str, held: type | None, eager: bool, deadline: float | None
+    ) -> Latch:
+        """A latch that counts the futures of one state, and of those that are done one kind of result."""
+        latch = Latch(self.lock, 0, eager, deadline)
+        single = (latch,)
+        with self.lock:
+            for future in futures:
+                if future._state == state and (held is None or type(future._held) is held):
+                    latch.left += 1
+                    future._watch = (*future._watch, latch) if future._watch else single
+                elif eager and latch.failed is None and not future._succeeded():
+                    latch.failed = future
+            if latch.left == 0 or latch.failed is not None:
+                latch.open()
+        return latch
+
+    async def _watching(self, futures: Sequence[Future[Any]], latch: Latch) -> None:
+        try:
+            await latch
+        except BaseException:
+            with self.lock:
+                for future in futures:
+                    future._watch = tuple(watcher for watcher in future._watch if watcher is not latch)
+            raise
+
+    def fetch_then(self, future: Future[Any], then: Callable[[], object]) -> None:
+        """Fetch a result and then call, from the session's loop."""
+
+        async def fetch() -> None:
+            try:
+                await run_async(self.obtain([future]))
+            finally:
+                then()
+
+        self.start(fetch)
+
+    def start(self, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run a coroutine on the session's loop."""
+        loop = self.loop
+        assert loop is not None
+
+        def begin() -> None:
+            task = loop.create_task(make())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        if self.in_loop():
+            begin()
+        else:
+            loop.call_soon_threadsafe(begin)
+
+    async def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Steps: what a coroutine returns that has to run on the session's loop."""
+        reply = _Reply(self.lock)
+
+        async def whole() -> None:
+            try:
+                value = await make()
+            except BaseException as error:
+                with self.lock:
+                    reply.fail(error)
+            else:
+                with self.lock:
+                    reply.take(True, value)
+
+        self.start(whole)
+        await reply.latch
+        if reply.error is not None:
+            raise reply.error
+        value: T = reply.value
+        return value
+
+
+class _Reply:
+    """What is asked for, once it is there."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.latch = Latch(lock)
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def take(self, ok: bool, value: Any) -> None:
+        if ok:
+            self.value = value
+        else:
+            self.error = UserError(str(value))
+        self.latch.open()
+
+    def fail(self, error: BaseException) -> None:
+        self.error = error
+        self.latch.open()
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for session in list(_sessions):
+        session.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,377 @@
+"""The scheduler without its process: connections on one side, the core on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from treadle.core.scheduler import Scheduler
+from treadle.errors import InternalError, ProtocolError, RefusedError, UserError
+from treadle.net.listener import HANDSHAKE_TIMEOUT, Listener
+from treadle.scheduler.events import FROM_CLIENT, FROM_WORKER, Handler
+from treadle.scheduler.garbage import Sweeper
+from treadle.scheduler.members import Member, Roster, WorkerDetails, read_details, read_versions
+from treadle.scheduler.topics import QuestionError, Topics
+from treadle.wire import messages
+from treadle.wire.frames import AFTER_HANDSHAKE, Limits
+
+if TYPE_CHECKING:
+    from treadle.core.records import Peer
+    from treadle.net.link import Link
+    from treadle.wire.handshake import Hello
+
+__all__ = ["Observer", "Server"]
+
+log = logging.getLogger("treadle.scheduler")
+
+#: Seconds between two looks at the clock: while the core waits for a moment to come, and otherwise.
+SOON: Final = 0.02
+LATER: Final = 1.0
+
+#: Seconds between two signs of life of a worker.
+HEARTBEAT: Final = 1.0
+
+#: Seconds that the goodbye may take.
+GOODBYE: Final = 1.0
+
+#: Values never pass through the scheduler, so nobody has a buffer to send to it.
+LIMITS: Final = Limits(AFTER_HANDSHAKE.control, 0, 0)
+
+_DECODERS: Final = {
+    "client": messages.FROM_CLIENT,
+    "worker": messages.FROM_WORKER,
+    "supervisor": messages.FROM_SUPERVISOR,
+}
+
+
+class Observer(Protocol):
+    """Somebody who wants to know of workers that come and go."""
+
+    def joined(self, member: Member) -> None: ...
+
+    def gone(self, member: Member) -> None: ...
+
+
+class Server:
+    """Feeds one core with what arrives, and sends what it returns.
+
+    What has arrived in one turn of the event loop is answered at its end: each peer gets one frame.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: bytes,
+        incarnation: str,
+        worker_timeout: float = 60.0,
+        unsent_limit: int = 2**30,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        :param incarnation: a name that no other start of a scheduler has.
+        :param worker_timeout: seconds of silence after which a worker counts as lost.
+        :param unsent_limit: bytes that may wait for a client which does not read.
+        """
+        self.core: Final = Scheduler()
+        self.roster: Final = Roster()
+        self._token: Final = token
+        self._incarnation: Final = incarnation
+        self._worker_timeout: Final = worker_timeout
+        self._unsent_limit: Final = unsent_limit
+        self._observer: Final = observer
+        self._clock: Final = clock
+        self._sweeper: Final = Sweeper(self.core)
+        #: Who is behind the peers of the core.
+        self._members: Final[dict[Peer, Member]] = {}
+        self._answers: Final[list[tuple[Member, tuple[Any, ...]]]] = []
+        self._from_client: Final[dict[type, Handler]] = {**FROM_CLIENT, messages.Ask: self._ask}
+        self._from_worker: Final[dict[type, Handler]] = {**FROM_WORKER, messages.Leaving: self._leave}
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked = clock()
+        self._closing = False
+
+    async def listen(self, host: str, port: int) -> None:
+        """Open for business at an address.
+
+        :raises AddressInUseError: somebody else listens there.
+        """
+        self._open(
+            await Listener.listen(
+                host,
+                port,
+                token=self._token,
+                incarnation=self._incarnation,
+                decoders=_DECODERS,
+                admit=self._admit,
+                connected=self._connected,
+                limits=LIMITS,
+            )
+        )
+
+    async def take_over(self, sock: socket.socket) -> None:
+        """Open for business at a socket that listens already."""
+        sock.setblocking(False)
+        self._open(
+            Listener(
+                sock,
+                self._token,
+                self._incarnation,
+                _DECODERS,
+                self._admit,
+                self._connected,
+                LIMITS,
+                HANDSHAKE_TIMEOUT,
+            )
+        )
+
+    def _open(self, listener: Listener) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        #: ``host:port``.
+        self.address = listener.address
+        about = {"address": self.address, "incarnation": self._incarnation}
+        self._topics = Topics(self.core, self.roster, about)
+        self._wake_at(LATER)
+
+    async def close(self, reason: str) -> None:
+        """Tell everybody, and close all connections."""
+        self._closing = True
+        self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        members = self.roster.all()
+        for member in self.roster.workers.values():
+            member.link.send([("shutdown", reason)])
+        if members:
+            draining = [asyncio.ensure_future(member.link.drain(0)) for member in members]
+            await asyncio.wait(draining, timeout=GOODBYE)
+            for each in draining:
+                each.cancel()
+        for member in members:
+            member.link.close(reason)
+
+    # Who comes and goes
+
+    def _admit(self, hello: Hello, peer: str) -> dict[str, Any]:
+        """Decide on a handshake, whose token is right; returns what to tell the other side."""
+        who = f"the {hello.role} at {peer}"
+        if self._closing:
+            raise RefusedError("this scheduler is shutting down")
+        if hello.role in ("client", "worker"):
+            self.roster.check_versions(who, hello.python)
+        details = read_details(hello.details) if hello.role == "worker" else None
+        self.roster.check_unique(hello.role, hello.ident, details)
+        hello.details.update(python=hello.python, treadle=hello.version)  # to be had from the link too
+        return {"heartbeat": HEARTBEAT}
+
+    def _connected(self, link: Link) -> None:
+        if link.role == "supervisor":
+            link.start(self._from_supervisor, _nothing)
+            return
+        details = read_details(link.details) if link.role == "worker" else None
+        try:
+            self.roster.check_unique(link.role, link.ident, details)
+        except RefusedError as error:  # two of them shook hands at the same time
+            log.warning("%s %s: connection closed, because %s", link.role, link.peer, error)
+            link.close(str(error))
+            return
+        if details is not None:
+            self._worker_joined(link, details)
+        else:
+            self._client_joined(link)
+
+    def _worker_joined(self, link: Link, details: WorkerDetails) -> None:
+        name = details.name or details.address
+        now = self._clock()
+        worker = self.core.on_worker(
+            link.ident,
+            details.address,
+            name,
+            details.host,
+            details.nthreads,
+            details.memory_limit,
+            details.resources,
+            details.supervised,
+            now,
+        )
+        member = Member("worker", link, worker, name, read_versions(link.details), details)
+        self._enter(member, self._from_worker, now)
+        log.info("%s joins, pid %d: now %s", member, details.pid, self.roster.counts())
+        if self._observer is not None:
+            self._observer.joined(member)
+
+    def _client_joined(self, link: Link) -> None:
+        now = self._clock()
+        client = self.core.on_client(link.ident, now)
+        member = Member("client", link, client, link.ident, read_versions(link.details), None)
+        self._enter(member, self._from_client, now)
+        log.info("%s joins: now %d", member, len(self.roster.clients))
+
+    def _enter(self, member: Member, handlers: dict[type, Handler], now: float) -> None:
+        member.heard = now
+        self.roster.of(member.role)[member.peer.ident] = member
+        self._members[member.peer] = member
+        member.link.start(
+            lambda received, buffers: self._receive(member, handlers, received),
+            lambda reason: self._closed(member, reason),
+        )
+        self._flush_soon()
+
+    def _closed(self, member: Member, reason: str) -> None:
+        """The connection is gone, whoever closed it."""
+        if not self._forget(member) or self._closing:
+            return
+        if member.role == "worker":
+            log.warning("%s is lost (%s): %s left", member, reason, self.roster.counts())
+            self._feed(self.core.on_worker_lost, member.peer, self._clock())
+        else:
+            log.info("%s is gone (%s): %d left", member, reason or "closed", len(self.roster.clients))
+            self._feed(self.core.on_client_gone, member.peer, self._clock())
+
+    def _leave(self, core: Scheduler, worker: Any, message: messages.Leaving, now: float) -> None:
+        member = self._members.get(worker)
+        if member is not None and self._forget(member):
+            log.info("%s leaves: %s left", member, self.roster.counts())
+            core.on_worker_left(worker, now)
+
+    def _forget(self, member: Member) -> bool:
+        """Take the member off all lists; False if it was on none."""
+        if self._members.pop(member.peer, None) is None:
+            return False
+        self.roster.of(member.role).pop(member.peer.ident)
+        if self._observer is not None and member.role == "worker":
+            self._observer.gone(member)
+        return True
+
+    # What they say
+
+    def _receive(self, member: Member, handlers: dict[type, Handler], received: list[Any]) -> None:
+        now = member.heard = self._clock()
+        core = self.core
+        peer = member.peer
+        self._flush_soon()
+        for message in received:
+            if peer not in self._members:
+                return  # it has left: what it says after that concerns nobody
+            try:
+                handlers[type(message)](core, peer, message, now)
+            except ProtocolError:
+                raise  # costs the connection
+            except Exception as error:
+                _report(error, f"on {type(message).__name__} from {member}")
+
+    def _from_supervisor(self, received: list[Any], buffers: list[memoryview]) -> None:
+        for died in received:
+            member = self.roster.workers.get(died.ident)
+            reason = f"its process {died.pid} ended with status {died.exitcode}"
+            log.warning("worker %s died: %s", died.ident if member is None else member.name, reason)
+            if member is not None:
+                # The news came before the end of the connection did.
+                self._closed(member, reason)
+                member.link.close(reason)
+            self._feed(
+                self.core.on_worker_died,
+                died.ident,
+                died.executing,
+                died.exitcode,
+                died.pid,
+                died.host,
+                died.log,
+                self._clock(),
+            )
+
+    def _feed(self, event: Callable[..., None], *arguments: Any) -> None:
+        """An event that is nobody's message."""
+        self._flush_soon()
+        try:
+            event(*arguments)
+        except Exception as error:
+            _report(error, f"in {event.__name__}")
+
+    def _ask(self, core: Scheduler, client: Any, message: messages.Ask, now: float) -> None:
+        try:
+            answer = ("answer", message.id, True, self._topics.answer(message.topic, message.argument))
+        except QuestionError as error:
+            answer = ("answer", message.id, False, str(error))
+        self._answers.append((self._members[client], answer))
+
+    # What they are told
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        for peer in self.core.flush():
+            rows = peer.take()
+            member = self._members.get(peer)
+            if member is not None:
+                self._send(member, rows)
+        if self._answers:
+            answers = self._answers.copy()
+            self._answers.clear()
+            for member, answer in answers:
+                self._send(member, [answer])
+        if self.core.restless:
+            self._wake_at(SOON)
+
+    def _send(self, member: Member, rows: list[tuple[Any, ...]]) -> None:
+        link = member.link
+        try:
+            link.send(rows)
+        except UserError as error:  # more than a frame can hold
+            if len(rows) > 1:
+                self._send(member, rows[: len(rows) // 2])
+                self._send(member, rows[len(rows) // 2 :])
+            else:
+                link.close(str(error))
+        except Exception as error:
+            _report(error, f"on the way to {member}")
+        if link.unsent > self._unsent_limit and member.role == "client":
+            link.close(
+                f"it does not read: {link.unsent:,} bytes wait for it, where {self._unsent_limit:,} are allowed to"
+            )
+
+    # What the clock says
+
+    def _wake_at(self, seconds: float) -> None:
+        """Look at the clock in so many seconds, unless that happens earlier anyway."""
+        due = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._clock()
+        self._feed(self.core.tick, now)
+        if now - self._looked >= LATER:
+            self._looked = now
+            self._check_silent(now)
+            self._sweeper.look()
+        self._wake_at(LATER)
+
+    def _check_silent(self, now: float) -> None:
+        for member in list(self.roster.workers.values()):
+            if now - member.heard > self._worker_timeout:
+                member.link.close(f"it was silent for {now - member.heard:.0f} seconds")
+
+
+def _nothing(reason: str) -> None:
+    """What the end of a supervisor's connection means."""
+
+
+def _report(error: Exception, where: str) -> None:
+    """A bug of ours is logged with its story. Everybody else's work goes on."""
+    kind = "a broken invariant" if isinstance(error, InternalError) else "an unexpected error"
+    log.error("%s of the scheduler %s; please report this:", kind, where, exc_info=error)

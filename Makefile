@@ -27,12 +27,12 @@ CLEANLY := env -u PYTHONPATH -u PYTHONHOME -u TREADLE_PURE_PYTHON
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types bench docs clean
+.PHONY: help demo test check lint types simulate pypy bench docs clean
 
 help:  ## list the targets
 	@echo 'make <target> [PYTHON=python3.12]'
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
-	    while IFS='|' read -r target text; do printf '  %-6s %s\n' "$$target" "$$text"; done
+	    while IFS='|' read -r target text; do printf '  %-8s %s\n' "$$target" "$$text"; done
 
 demo: $(INSTALLED)  ## install into .venvs/ and run the main job on real input
 	@$(CLEANLY) $(VENV)/bin/treadle demo
@@ -43,7 +43,7 @@ test: $(TESTABLE)  ## install into .venvs/ and run the tests, compiled and inter
 	@echo '== Python $(VERSION), interpreted'
 	@$(CLEANLY) TREADLE_EXPECT_COMPILED=0 PYTHONPATH=$(PURE) $(VENV)/bin/python -m pytest
 
-check: lint types test docs  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
+check: lint types test docs pypy  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
 	@for python in $$(scripts/other-pythons $(PYTHON)); do $(MAKE) --no-print-directory test PYTHON=$$python || exit 1; done
 
 lint: $(TESTABLE)  ## ruff: rules and format
@@ -52,6 +52,12 @@ lint: $(TESTABLE)  ## ruff: rules and format
 
 types: $(TESTABLE)  ## mypy --strict
 	@$(CLEANLY) $(VENV)/bin/mypy
+
+simulate: $(TESTABLE)  ## thousands of random storms over a simulated cluster
+	@$(CLEANLY) TREADLE_EXAMPLES=5000 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_core_hypothesis.py
+
+pypy:  ## the core of the cluster and its simulation under PyPy, where there is one
+	@if command -v pypy3 >/dev/null; then $(CLEANLY) pypy3 tests/pypy/run.py; else echo '== no pypy3: not run'; fi
 
 bench: $(BENCH)/installed.stamp $(TESTABLE)  ## run the benchmarks one after another, beside those we compare with
 	@for script in $$(grep -l __main__ benchmarks/*.py); do \

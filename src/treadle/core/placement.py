@@ -461,6 +461,8 @@ class Placement:
             if other is not worker:
                 if self.top(other.queue) is None:
                     empty = other
+                elif other in self.idle:
+                    continue  # it is about to draw from its queue itself
                 elif victim is None or other.queued > victim.queued:
                     victim = other
         if empty is not None:

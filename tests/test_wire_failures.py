@@ -35,7 +35,9 @@ def received(error: PackedError) -> PackedError:
     return packed
 
 
-@pytest.mark.parametrize("error", [ValueError("bad", 1), Boom("no"), KeyError("k"), SystemExit(3), OddInit(1, detail="d")])
+@pytest.mark.parametrize(
+    "error", [ValueError("bad", 1), Boom("no"), KeyError("k"), SystemExit(3), OddInit(1, detail="d")]
+)
 def test_an_exception_arrives_with_its_traceback_and_the_key(error: BaseException) -> None:
     packed = received(pack_error(raised(error)))
     assert packed[0] == "raised"
@@ -44,12 +46,12 @@ def test_an_exception_arrives_with_its_traceback_and_the_key(error: BaseExceptio
     assert type(again) is type(error)
     assert again.args == error.args
     assert "task_of_the_user" in "".join(traceback.format_tb(again.__traceback__))
-    assert getattr(again, "__notes__") == ["while running task 'the key'"]
+    assert vars(again)["__notes__"] == ["while running task 'the key'"]
 
 
 def test_the_note_names_the_task_that_failed() -> None:
     again = unpack_error(pack_error(raised(ValueError())), "asked for", "culprit")
-    assert getattr(again, "__notes__") == ["while running task 'culprit'"]
+    assert vars(again)["__notes__"] == ["while running task 'culprit'"]
 
 
 def test_causes_and_contexts_arrive() -> None:
@@ -91,12 +93,18 @@ def test_scattered_data_that_is_lost() -> None:
     assert (again.key, again.worker) == ("x", "w")
 
 
-@pytest.mark.parametrize("blob", [b"", b"\x80\x05garbage", pack_value([1, 2])])
+@pytest.mark.parametrize("blob", [b"\x80\x05garbage", b"\x80", pack_value([1, 2])])
 def test_an_exception_that_cannot_be_read(blob: bytes) -> None:
     again = unpack_error(("raised", blob, "the traceback as text", {}), "k")
     assert isinstance(again, ResultNotSerializableError)
     assert "what was pickled cannot be read back" in str(again)
     assert "the traceback as text" in str(again)
+
+
+def test_an_exception_of_another_language() -> None:
+    again = unpack_error(received(("raised", b"", "panicked at main.rs", {})), "k")
+    assert type(again) is PeerError
+    assert str(again) == "the task 'k' failed:\npanicked at main.rs"
 
 
 @pytest.mark.parametrize("info", [{}, {"deaths": "many", "exitcode": [], "what": 1}])

@@ -87,12 +87,12 @@ def test_many_small_buffers_have_a_long_table() -> None:
 def test_arrays_are_sent_from_where_they_are() -> None:
     array = numpy.arange(12, dtype="i8").reshape(3, 4)
     for buffer in (array, numpy.asfortranarray(array)):
-        _, view = encode_frame([1], [buffer])
+        _, view = encode_frame([[1]], [buffer])
         assert isinstance(view, memoryview)
         buffer[0, 0] = 77
         assert bytes(view[:8]) == struct.pack("=q", 77)
     with pytest.raises(BufferError):
-        encode_frame([1], [array[:, ::2]])
+        encode_frame([[1]], [array[:, ::2]])
 
 
 @pytest.mark.parametrize(

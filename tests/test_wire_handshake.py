@@ -66,7 +66,7 @@ def test_the_exact_bytes_of_the_proofs() -> None:
 def test_each_challenge_is_another_one() -> None:
     first, second = Listening(TOKEN, ""), Listening(TOKEN, "")
     answer = Dialing(TOKEN, "client", "c", {}).answer(control(first.challenge()))
-    assert first.check(control(answer))
+    assert first.check(control(answer)).ident == "c"
     with pytest.raises(RefusedError, match="the token is not that of this cluster"):
         second.check(control(answer))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ from treadle.wire.messages import (
 
 DECODERS = [FROM_CLIENT, FROM_PEER, FROM_SCHEDULER_TO_CLIENT, FROM_SUPERVISOR, FROM_WORKER, TO_PEER, TO_WORKER]
 
-ERROR = ("raised", b"\x80pickle", "Traceback …", {})
+ERROR: tuple[Any, ...] = ("raised", b"\x80pickle", "Traceback …", {})
 
 #: Each message as it is sent: who reads it, and the fields that it has then.
 SENT: list[tuple[MessageDecoder, tuple[Any, ...]]] = [
@@ -170,6 +171,13 @@ def test_any_bytes_are_messages_or_a_violation(data: bytes) -> None:
 @given(st.lists(st.lists(st.text(), max_size=3), max_size=3))
 def test_several_messages_keep_their_order(keys: list[list[str]]) -> None:
     assert FROM_CLIENT.decode(encode(*[("want", some) for some in keys])) == [Want(some) for some in keys]
+
+
+def test_the_page_about_the_protocol_lists_every_message() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+    for kind in Message.__subclasses__():
+        fields = [f'"{kind.__struct_config__.tag}"', *kind.__struct_fields__]
+        assert f"\n`[{', '.join(fields)}]`\n: " in page
 
 
 def test_a_decoder_says_what_it_takes() -> None:

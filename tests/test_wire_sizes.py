@@ -5,11 +5,11 @@ from __future__ import annotations
 import array
 import sys
 import threading
+from importlib import import_module
 from typing import Any
 
 import numpy
 import pandas
-import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from treadle.wire.sizes import sizeof
 
 MB = 1_000_000
+
+pyarrow = import_module("pyarrow")
 
 
 class Holder:
@@ -55,7 +57,7 @@ class Rude:
         numpy.zeros(MB, "u1"),
         numpy.zeros((1000, 125)),
         [b"x" * 1000] * 1000,
-        {number: b"x" * 930 for number in range(1000)},
+        dict.fromkeys(range(1000), b"x" * 930),
         {"a": {"b": [b"x" * MB]}},
         (numpy.zeros(MB // 16), numpy.zeros(MB // 16)),
         numpy.array(["x" * 1000 + str(number) for number in range(1000)], dtype=object),

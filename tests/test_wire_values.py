@@ -130,7 +130,13 @@ def test_big_bytes_travel_beside_the_pickle_uncopied() -> None:
 
 def test_arrays_of_all_orders_and_frames() -> None:
     array = numpy.arange(10_000.0).reshape(100, 100)
-    for value in (array, array.T, array[::2, ::3], numpy.asfortranarray(array), numpy.broadcast_to(array, (2, 100, 100))):
+    for value in (
+        array,
+        array.T,
+        array[::2, ::3],
+        numpy.asfortranarray(array),
+        numpy.broadcast_to(array, (2, 100, 100)),
+    ):
         again = load_parts(copied(dump_parts(value)))
         assert (again == value).all()
     frame = pandas.DataFrame({"x": range(5000), "y": ["text"] * 5000})
@@ -274,7 +280,7 @@ def test_futures_are_found_in_containers_that_contain_themselves() -> None:
 
 
 def test_the_nodes_of_a_graph_are_dependencies() -> None:
-    graph = {
+    graph: dict[object, object] = {
         "a": (inc, 1),
         "b": (inc, "a"),
         "c": (total, ["a", "b", 3]),
@@ -326,5 +332,7 @@ class Moody:
 
 
 def test_when_nobody_is_to_blame_the_reason_is_still_given() -> None:
-    with pytest.raises(TaskNotSerializableError, match=r"one of its arguments cannot be pickled \(ValueError: not now\)"):
+    with pytest.raises(
+        TaskNotSerializableError, match=r"one of its arguments cannot be pickled \(ValueError: not now\)"
+    ):
         pack_call("key", [Moody()])

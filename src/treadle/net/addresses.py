@@ -23,9 +23,16 @@ def parse_address(address: str, default_port: int = DEFAULT_PORT) -> tuple[str, 
     if not colon or text.endswith("]") or (":" in host and not host.endswith("]")):
         host, port = text, str(default_port)
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not _may_be_host(host) or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UserError(f"{address!r} is no address; write host:port, such as 127.0.0.1:{default_port}")
     return host, int(port)
+
+
+def _may_be_host(host: str) -> bool:
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:  # an empty part between two dots, or one of more than 63 characters
+        return False
 
 
 def format_address(host: str, port: int) -> str:

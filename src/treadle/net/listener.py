@@ -191,8 +191,8 @@ async def _bind(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise UserError(f"cannot listen on {host}: the host name is not known ({error.strerror})") from None
+    except (socket.gaierror, UnicodeError) as error:
+        raise UserError(f"cannot listen on {host}: the host name is not known ({error})") from None
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     failure: OSError | None = None
     for family, kind, protocol, _, name in found:

@@ -5,7 +5,7 @@ An error is ``(kind, blob, text, info)``:
 ========== ================================ =========================== ==========================================
 kind       blob                             text                        info
 ========== ================================ =========================== ==========================================
-raised     the exception, pickled           the traceback, formatted    empty
+raised     the exception, pickled, or empty the traceback, formatted    empty
 refused    empty                            empty, or what was raised   ``what`` cannot be pickled, and the ``reason``
 died       empty                            empty                       key, deaths, exitcode, host, pid, log
 lost       empty                            empty                       key, worker
@@ -51,6 +51,8 @@ def unpack_error(error: PackedError, key: object, culprit: object = None) -> Bas
     """
     kind, blob, text, info = error
     failed = key if culprit is None else culprit
+    if kind == "raised" and not blob:
+        return PeerError(f"the task {failed!r} failed:\n{text}")
     if kind == "raised":
         return _raised(blob, text, failed)
     if kind == "refused":

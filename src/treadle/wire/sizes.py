@@ -28,6 +28,8 @@ def sizeof(value: Any) -> int:
 
     Arrays and tables say it themselves; of a container, and of an object's attributes, a sample is asked.
     """
+    if type(value) in _ATOMS:
+        return sys.getsizeof(value)
     try:
         return max(_sizeof(value, _BUDGET), 0)
     except Exception:

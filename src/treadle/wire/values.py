@@ -23,6 +23,7 @@ __all__ = [
     "SCALARS",
     "Slot",
     "brief",
+    "dependency_value",
     "dump_parts",
     "find_dependencies",
     "load_parts",
@@ -123,7 +124,7 @@ class Slot:
         return f"Slot({self.index})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _dependency, (self.index,)
+        return dependency_value, (self.index,)
 
 
 class _Reader(threading.local):
@@ -142,8 +143,8 @@ class _Reader(threading.local):
 _reader: Final = _Reader()
 
 
-def _dependency(index: int) -> Any:
-    """What a :class:`Slot` is unpickled to."""
+def dependency_value(index: int) -> Any:
+    """What a :class:`Slot` is unpickled to. The name is part of the protocol."""
     return _reader.values[index]
 
 
@@ -187,7 +188,7 @@ def pack_call(
 
     def stand_in(obj: Any) -> Any:
         index = numbers.get(id(obj))
-        return NotImplemented if index is None else (_dependency, (index,))
+        return NotImplemented if index is None else (dependency_value, (index,))
 
     try:
         return dump((tuple(args), dict(kwargs) if kwargs else None, nested), stand_in=stand_in)

@@ -52,7 +52,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any, Final, final
 
-from treadle.core.worker_data import ABSENT, FETCHING, GONE, QUEUED, Datum, Fetching, Place, check
+from treadle.core.worker_data import ABSENT, FETCHING, GONE, QUEUED, Datum, Fetching, Place
 from treadle.errors import ProtocolError
 
 __all__ = ["Job", "WorkerState"]
@@ -569,42 +569,9 @@ class WorkerState:
 
         :raises InternalError: one does not hold.
         """
-        executing = 0
-        for attempt, job in self.jobs.items():
-            check(attempt == job.attempt and 0 < attempt <= self.last_attempt, "jobs are found by attempt", job)
-            check(job.state != OVER, "what is over is forgotten", job)
-            lacking = 0
-            for datum in job.awaited:
-                if datum.state != GONE:
-                    lacking += 1
-                    check(job in datum.waiters, "who waits for a value is among its waiters", job)
-            check(job.lacking == lacking, "lacking counts the inputs to come", job)
-            check((job.state == WAITING) == (lacking > 0), "a job waits while it lacks inputs", job)
-            executing += job.state == EXECUTING or job.state == CANCELLED
-        check(executing <= self.executing <= self.nthreads, "executing counts the occupied threads", self)
-        check(sum(entry[2].state == READY for entry in self.heap) == self.ready, "ready counts the ready jobs", self)
-        check(sum(held[1] for held in self.store.values()) == self.held_bytes, "held_bytes sums up the store", self)
-        for key, datum in self.awaited.items():
-            self.check_awaited(key, datum)
-        self.fetching.sanity_check(self.awaited)
-        check(
-            self.finished is None or self.outbox[-1][1] is self.finished, "open rows belong to the last message", self
-        )
+        from treadle.core.worker_checks import check_worker
 
-    def check_awaited(self, key: str, datum: Datum) -> None:
-        check(key == datum.key and key not in self.store, "what is held is not awaited", datum)
-        check(datum.state != GONE, "a value that is gone is not awaited", datum)
-        waiting = 0
-        for job in datum.waiters:
-            waiting += job.state == WAITING
-        check(datum.waiting == waiting, "waiting counts the tasks that wait", datum)
-        check(waiting > 0 or datum.state == FETCHING or datum.remake is not None, "somebody awaits it", datum)
-        remake = datum.remake
-        if remake is not None:
-            check(datum.state == ABSENT, "what is made here is not fetched", datum)
-            check(remake.state == READY or remake.state == EXECUTING, "a remake is ready or executing", datum)
-        elif datum.state == ABSENT:
-            check(datum.asked and not datum.places, "a value with a place is queued, else the scheduler knows", datum)
+        check_worker(self)
 
 
 def remove_place(datum: Datum, ident: str) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final, final
 
-from treadle.errors import InternalError
-
 if TYPE_CHECKING:
     from treadle.core.worker import Job
 
-__all__ = ["ABSENT", "FETCHING", "GONE", "QUEUED", "Datum", "Fetching", "Peer", "Place", "check"]
+__all__ = ["ABSENT", "FETCHING", "GONE", "QUEUED", "Datum", "Fetching", "Peer", "Place"]
 
 #: Ident and address of a process that holds a value.
 Place = tuple[str, str]
@@ -224,33 +222,3 @@ class Fetching:
                 if entry[2].state == QUEUED and entry[2].serial == entry[1]:
                     found.append(entry[2])
         return found
-
-    def sanity_check(self, data: dict[str, Datum]) -> None:
-        """Check every invariant.
-
-        :raises InternalError: one does not hold.
-        """
-        live: dict[str, int] = {}
-        for datum in data.values():
-            if datum.state == QUEUED:
-                check(len(datum.places) > 0, "a queued value has a place", datum)
-                for place in datum.places:
-                    live[place[0]] = live.get(place[0], 0) + 1
-            elif datum.state == FETCHING:
-                peer = self.peers.get(datum.source)
-                check(peer is not None and datum.key in peer.asked, "a value being fetched was asked for", datum)
-        busy = nbytes = 0
-        offered = {entry[2].ident for entry in self.idle if self.peers.get(entry[2].ident) is entry[2]}
-        for ident, peer in self.peers.items():
-            check(peer.live == live.pop(ident, 0), "live counts the queued values of a peer", peer)
-            check(peer.live > 0 or len(peer.asked) > 0, "a peer without a purpose is forgotten", peer)
-            check(len(peer.asked) > 0 or ident in offered, "an idle peer is offered", peer)
-            busy += len(peer.asked) > 0
-            nbytes += sum(peer.asked.values())
-        check(not live, "the peers of queued values are known", self)
-        check(busy == self.busy and nbytes == self.nbytes, "busy and nbytes count what is on its way", self)
-
-
-def check(holds: bool, rule: str, subject: object) -> None:
-    if not holds:
-        raise InternalError(f"broken invariant ({rule}): {subject!r}")

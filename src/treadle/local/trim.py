@@ -9,7 +9,14 @@ from treadle.errors import PeerError, UserError
 __all__ = ["annotate", "forget_frames", "trim", "trim_error"]
 
 #: Modules whose frames, at the head of a traceback, only say that a task was called.
-_OURS = ("treadle.local.", "treadle.graph.", "treadle.deferred", "treadle.operators")
+_OURS = (
+    "treadle.local.",
+    "treadle.graph.",
+    "treadle.deferred",
+    "treadle.operators",
+    "treadle.worker.",
+    "treadle.wire.",
+)
 
 
 def annotate(error: BaseException, *keys: object) -> BaseException:

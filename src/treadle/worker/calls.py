@@ -1,19 +1,15 @@
-"""Calling a task, and what the user sees of the exception that it raises."""
+"""Calling a task, and what the user sees of what goes wrong with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
-from treadle.local.trim import trim
-from treadle.wire.failures import PackedError, pack_error
+from treadle.local.trim import trim_error
+from treadle.wire.failures import PackedError, pack_error, pack_refusal
 from treadle.wire.values import unpack_call
 
-__all__ = ["call", "failure"]
-
-#: Modules whose frames, at the head of a traceback, only say that a task was called.
-_OURS: Final = ("treadle.worker.", "treadle.wire.")
+__all__ = ["call", "failure", "refusal"]
 
 
 def call(func: Callable[..., Any], payload: bytes, values: Sequence[Any]) -> Any:
@@ -29,13 +25,32 @@ def call(func: Callable[..., Any], payload: bytes, values: Sequence[Any]) -> Any
 
 
 def failure(error: BaseException) -> PackedError:
-    """The exception of a task, packed, with the user's own frames only."""
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None and _is_ours(traceback):
-        traceback = traceback.tb_next
-    return pack_error(error.with_traceback(trim(traceback)))
+    """The exception of a task, packed, with the user's own frames only. Never raises."""
+    try:
+        return _sendable(pack_error(trim_error(error)))
+    except Exception as reason:  # its class has methods that raise, too
+        return (
+            "refused",
+            b"",
+            "",
+            {"what": f"exception of type {type(error).__name__}", "reason": type(reason).__name__},
+        )
 
 
-def _is_ours(traceback: TracebackType) -> bool:
-    module = traceback.tb_frame.f_globals.get("__name__")
-    return isinstance(module, str) and module.startswith(_OURS)
+def refusal(value: Any, reason: Exception) -> PackedError:
+    """Why a result cannot leave this process. Never raises."""
+    what = f"result of type {type(value).__name__}"
+    try:
+        return _sendable(pack_refusal(what, reason))
+    except Exception:  # the exception that says why has methods that raise, too
+        return "refused", b"", "", {"what": what, "reason": type(reason).__name__}
+
+
+def _sendable(error: PackedError) -> PackedError:
+    """Exceptions may have texts that are no valid Unicode: names of files, for example."""
+    kind, blob, text, info = error
+    return kind, blob, _valid(text), {name: _valid(fact) if type(fact) is str else fact for name, fact in info.items()}
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

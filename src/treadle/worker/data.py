@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from treadle.errors import ProtocolError
 from treadle.net.link import Link
-from treadle.wire.failures import pack_refusal
 from treadle.wire.messages import Fetch
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import brief, dump_parts, load_parts, pack_value
 from treadle.worker.budget import Budget
+from treadle.worker.calls import refusal
 from treadle.worker.executor import Executor
 from treadle.worker.refusals import pack_refused
 
@@ -129,7 +129,7 @@ def _parts(value: Any, limit: int) -> Parts:
         parts: Parts = dump_parts(value)
         return parts if len(parts) <= max(limit, 1) else [pack_value(value)]
     except Exception as error:
-        return [pack_refused(pack_refusal(f"result of type {type(value).__name__}", error))]
+        return [pack_refused(refusal(value, error))]
 
 
 def _load(values: list[tuple[str, list[memoryview]]]) -> list[tuple[str, Any, int]]:

@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from treadle.core.worker import WorkerState
 from treadle.errors import TaskNotSerializableError
-from treadle.wire.failures import PackedError, pack_refusal
+from treadle.wire.failures import PackedError
 from treadle.wire.functions import unpack_function
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import brief, pack_value
-from treadle.worker.calls import call, failure
+from treadle.worker.calls import call, failure, refusal
 from treadle.worker.slots import Slots
 
 __all__ = ["CRASHED", "INLINE", "Executor"]
@@ -183,5 +183,5 @@ def _pack(value: Any) -> tuple[bytes | None, PackedError | None]:
     try:
         packed = pack_value(value)
     except Exception as error:
-        return None, pack_refusal(f"result of type {type(value).__name__}", error)
+        return None, refusal(value, error)
     return (packed if len(packed) <= INLINE else None), None

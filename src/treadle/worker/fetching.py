@@ -10,10 +10,11 @@ from typing import Any, Final
 from treadle.errors import ProtocolError, ResultNotSerializableError, TreadleError
 from treadle.net.dial import dial
 from treadle.net.link import Link
-from treadle.wire.failures import PackedError, pack_error, unpack_error
+from treadle.wire.failures import PackedError, unpack_error
 from treadle.wire.messages import TO_PEER, Data
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import brief, load_parts
+from treadle.worker.calls import failure
 from treadle.worker.data import LARGE, cut
 from treadle.worker.executor import Executor
 from treadle.worker.refusals import read_refusal
@@ -60,7 +61,7 @@ class Fetcher:
         began = loop.time()
         try:
             source = self._sources.get(ident)
-            if source is None or source.link.closed:
+            if source is None:
                 source = await self._connect(ident, address)
             values = await source.ask(keys)
             nbytes = sum(len(part) for _, parts in values for part in parts)
@@ -102,7 +103,7 @@ class Fetcher:
             timeout=TIMEOUT,
             patience=0.0,
         )
-        source = Source(link)
+        source = Source(link, lambda: self._sources.pop(ident, None))
         if link.details.get("ident") != ident:
             link.close("another worker listens there now")
             raise ProtocolError(f"another worker listens at {address} now")
@@ -111,10 +112,14 @@ class Fetcher:
 
 
 class Source:
-    """A connection to a worker that holds values."""
+    """A connection to a worker that holds values.
 
-    def __init__(self, link: Link) -> None:
+    :param forget: called when it ends.
+    """
+
+    def __init__(self, link: Link, forget: Callable[[], object]) -> None:
         self.link: Final = link
+        self._forget: Final = forget
         self._number = 0
         self._keys: list[str] = []
         self._answer: asyncio.Future[list[tuple[str, list[memoryview]]]] | None = None
@@ -149,6 +154,7 @@ class Source:
                 answer.set_result(values)
 
     def _closed(self, reason: str) -> None:
+        self._forget()
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_exception(ProtocolError(reason))
@@ -162,12 +168,12 @@ def _load(values: list[tuple[str, list[memoryview]]]) -> Loaded:
             refusal = read_refusal(parts)
             if refusal is not None:
                 # Named after the value, not after the task that needs it.
-                unusable.append((key, pack_error(unpack_error(refusal, key))))
+                unusable.append((key, failure(unpack_error(refusal, key))))
                 continue
             value = load_parts(parts)
         except Exception as error:
             reason = f"what was pickled cannot be read back, {brief(error)}"
-            unusable.append((key, pack_error(ResultNotSerializableError(key, "result", reason))))
+            unusable.append((key, failure(ResultNotSerializableError(key, "result", reason))))
         else:
             rows.append((key, value, sizeof(value)))
     return rows, unusable

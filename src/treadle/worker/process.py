@@ -80,13 +80,18 @@ def main() -> None:
     loop = _new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(worker.join())
+        loop.run_until_complete(_run(worker))
     except (UserError, PeerError, OSError) as error:
         log.error("%s", error)
         _exit(FAILED)
+
+
+async def _run(worker: Worker) -> None:
+    # The loop must not stop in between: a signal that comes while it is stopped may be lost.
+    await worker.join()
     gc.collect()
-    gc.freeze()
-    loop.run_forever()
+    gc.freeze()  # what is here by now stays until the end, and need not be looked at again
+    await asyncio.get_running_loop().create_future()
 
 
 class Worker:

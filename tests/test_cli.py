@@ -42,7 +42,9 @@ def test_version() -> None:
     assert result.output == f"treadle, version {treadle.__version__}\n"
 
 
-@pytest.mark.parametrize("command_line", [["--help"], ["info", "--help"], ["demo", "-h"]])
+@pytest.mark.parametrize(
+    "command_line", [["--help"], ["info", "--help"], ["demo", "-h"], ["scheduler", "-h"], ["worker", "--help"]]
+)
 def test_help_has_examples(command_line: list[str]) -> None:
     result = treadle_command(*command_line)
     assert result.exit_code == 0
@@ -63,7 +65,7 @@ def test_info_says_what_is_here() -> None:
     assert found["usable cores"] == str(treadle.config.cpu_count())
     assert found["default scheduler"] == "threads"
     assert found["default workers"] == "3"
-    assert set(found) >= {"platform", "graphviz (package)", "dot (program)", "dask", "numpy"}
+    assert set(found) >= {"platform", "graphviz (package)", "dot (program)", "msgspec", "uvloop", "dask", "numpy"}
 
 
 def test_info_reports_the_scheduler_of_the_environment() -> None:
@@ -91,8 +93,10 @@ def test_info_finds_compiled_modules_by_their_files(tmp_path: Path) -> None:
     assert sorted(cli._compiled([str(tmp_path)], "app.")) == ["app.deep.both", "app.fast"]
 
 
-def test_info_names_what_is_not_installed() -> None:
+def test_info_names_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli._version_of("no-such-package-as-this") == "not installed"
+    monkeypatch.setattr(cli, "_version_of", lambda package: "not installed")
+    assert facts()["uvloop"] == "not installed: clusters use asyncio's own event loop, which is slower"
 
 
 def test_a_wrong_setting_in_the_environment_is_explained() -> None:
@@ -192,24 +196,48 @@ def test_wrong_arguments_are_named(project: Path, arguments: list[str], message:
     assert message in result.output
 
 
+def test_demo_needs_at_least_two_workers_because_it_kills_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TREADLE_NUM_WORKERS", "1")
+    names = []
+    for scheduler, workers in (("cluster", None), ("cluster", 1), ("processes", None), ("sync", None)):
+        with cli._runner(scheduler, workers, None, None) as runner:
+            names.append(runner.name)
+    assert names == ["a cluster of 2 workers", "a cluster of 1 worker", "processes × 1", "sync"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--address", "here:1", "--workers", "2"], "--workers and --address exclude each other"),
+        (["--address", "here:1", "--scheduler", "sync"], "--scheduler and --address exclude each other"),
+        (["--token-file", "token"], "--token-file belongs to --address"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(project: Path, arguments: list[str], message: str) -> None:
+    result = treadle_command("demo", "project", "--no-timeline", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
 def test_python_m_treadle_is_the_command(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("import os\n")
     page = tmp_path / "page.html"
     done = subprocess.run(
-        [sys.executable, "-m", "treadle", "demo", str(tmp_path), "--workers", "2", "--timeline", str(page)],
+        [sys.executable, "-m", "treadle", "demo", str(tmp_path), "--scheduler", "processes", "--timeline", str(page)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "with processes × 2" in done.stdout
+    assert "with processes × " in done.stdout
     assert "exactly the same report" in done.stdout
     assert f"Timeline of the run: {page}" in done.stdout
     assert "Traceback" not in done.stderr
 
 
 def test_heavy_parts_are_imported_by_the_commands_that_need_them() -> None:
-    code = "import sys, treadle.cli; print(sorted({'rich', 'numpy', 'cloudpickle', 'treadle.demo'} & set(sys.modules)))"
+    heavy = {"asyncio", "cloudpickle", "numpy", "rich", "treadle.demo"}
+    code = f"import sys, treadle.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"

@@ -20,6 +20,7 @@ import pytest
 from treadle.deploy.child import SchedulerProcess
 from treadle.net.dial import blocking_call
 from treadle.net.secret import new_token
+from treadle.scheduler.process import _new_event_loop
 
 TOKEN = new_token()
 
@@ -167,7 +168,7 @@ ORPHAN = """
 
 def test_it_ends_when_its_parent_is_killed() -> None:
     script = subprocess.Popen(
-        [sys.executable, "-c", dedent(ORPHAN)],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", dedent(ORPHAN)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -184,6 +185,26 @@ def test_it_ends_when_its_parent_is_killed() -> None:
         assert "INFO scheduler ends: the process that started it is gone" in lines[1]
         script.stdin.close()  # the forked child ends, and with it what the script had open
         assert script.stderr.read() == ""
+
+
+def test_without_uvloop_the_loop_is_that_of_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    loop = _new_event_loop()
+    assert type(loop).__module__.startswith("asyncio.")
+    loop.close()
+
+
+def test_its_collector_leaves_the_old_objects_alone() -> None:
+    code = """if True:
+        import gc
+        from treadle.scheduler.garbage import calm
+        calm()
+        print(gc.get_threshold()[2], gc.get_freeze_count())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    full, frozen = map(int, done.stdout.split())
+    assert full > 10**9
+    assert frozen > 1000
 
 
 def test_it_needs_little() -> None:

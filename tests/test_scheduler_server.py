@@ -47,6 +47,9 @@ class Fake:
     def _received(self, messages: list[Any], buffers: list[memoryview]) -> None:
         for message in messages:
             self.inbox.put_nowait(message)
+            if isinstance(message, Shutdown):
+                self.say(("leaving",))
+                self.link.close()
 
     def say(self, *messages: tuple[Any, ...]) -> None:
         self.link.send(messages)
@@ -151,7 +154,12 @@ async def test_all_that_arrives_in_a_turn_is_answered_with_one_frame(site: Site)
     frames: list[int] = []
     worker = await site.worker("anna", nthreads=4)
     client = await site.client()
-    worker.link._on_messages = lambda messages, buffers: frames.append(len(messages))
+
+    def count(messages: list[Any], buffers: list[memoryview]) -> None:
+        frames.append(len(messages))
+        worker._received(messages, buffers)
+
+    worker.link._on_messages = count
     keys = [f"x-{number}" for number in range(4)]
     functions, _ = one_task()
     client.say(functions, *(("submit", [key], [1], [b""], [], None, None) for key in keys))

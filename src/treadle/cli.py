@@ -80,7 +80,12 @@ def info() -> None:
 @click.option(
     "--token-file", type=click.Path(dir_okay=False), metavar="FILE", help="The secret of the cluster at --address."
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at once.  [default: the usable cores; a cluster has at least 2 workers]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tasks at once.  [default: the usable cores; a cluster has at least 2 workers]",
+)
 @click.option(
     "--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Lines of each table."
 )
@@ -174,7 +179,9 @@ def _refuse_beside_address(*names: str) -> None:
     context = click.get_current_context()
     for name in names:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} and --address exclude each other: the cluster at the address runs the tasks.")
+            raise click.UsageError(
+                f"--{name} and --address exclude each other: the cluster at the address runs the tasks."
+            )
 
 
 def _check_folder(timeline: str) -> None:
@@ -216,9 +223,7 @@ def _facts() -> list[tuple[str, str]]:
 
 def _uvloop() -> str:
     version = _version_of("uvloop")
-    if version == "not installed":
-        return f"{version}: clusters are a bit slower with asyncio's own event loop"
-    return version
+    return f"{version}: clusters use asyncio's own event loop, which is slower" if " " in version else version
 
 
 def _compiled(path: Iterable[str], prefix: str) -> Iterator[str]:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["scheduler", "worker"]
 
+#: Seconds between two attempts to reach a scheduler.
+_PAUSE = 0.2
+
 _TOKEN_FILE = click.option(
     "--token-file",
     type=click.Path(dir_okay=False),
@@ -166,6 +169,14 @@ def scheduler(host: str, port: int, token_file: str | None, worker_timeout: floa
     default="",
     help="The address where others fetch its data.  [default: the one from which it reaches the scheduler]",
 )
+@click.option(
+    "--timeout",
+    type=_seconds,
+    default="10",
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a scheduler that does not listen yet.",
+)
 @_TOKEN_FILE
 @_LOG_LEVEL
 def worker(
@@ -176,23 +187,25 @@ def worker(
     resources: dict[str, float],
     name: str,
     host: str,
+    timeout: float,
     token_file: str | None,
     log_level: str,
 ) -> None:
-    """Run workers of the cluster whose scheduler listens at HOST:PORT (PORT: 8786 if it is left out).
+    """Run workers of the cluster whose scheduler listens at HOST:PORT.
 
-    They run until they are interrupted (Ctrl-C, SIGINT) or terminated (SIGTERM), or until the scheduler ends; the exit
-    status is 0 then. It is 1 if no worker could join, because nobody listens there for example, and 2 for wrong
-    arguments. A worker process that dies is replaced, and the scheduler is told how it died.
+    PORT is 8786 if it is left out. The workers run until they are interrupted (Ctrl-C, SIGINT) or terminated
+    (SIGTERM), or until the scheduler ends; the exit status is 0 then. It is 1 if no worker could join, because nobody
+    listens there for example, and 2 for wrong arguments. A worker process that dies is replaced, and the scheduler is
+    told how it died.
 
     \b
     Examples:
       treadle worker 127.0.0.1:8786
-      treadle worker 192.168.0.10:8786 --nworkers auto --token-file token
-      treadle worker 192.168.0.10:8786 --nworkers 2 --nthreads 4 --memory-limit 8GB --resources GPU=1,disk=2
+      treadle worker 192.168.0.10 --nworkers auto --token-file token
+      treadle worker 192.168.0.10 --nworkers 2 --nthreads 4 --memory-limit 8GB --resources GPU=1
     """
     from treadle.deploy.sizes import memory_of_each, sizes
-    from treadle.errors import UserError
+    from treadle.errors import PeerError, UserError
     from treadle.net.addresses import format_address, parse_address
     from treadle.net.secret import token_for
     from treadle.worker.supervisor import Supervisor
@@ -204,6 +217,7 @@ def worker(
     try:
         token = token_for(scheduler_address, _token(token_file))
         shape = sizes(nworkers, nthreads)
+        _wait_for_scheduler(scheduler_address, token, timeout)
         _keep_running(
             Supervisor(
                 scheduler_address,
@@ -218,8 +232,34 @@ def worker(
             ),
             log_level,
         )
-    except (UserError, OSError) as error:
+    except (UserError, PeerError, OSError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _wait_for_scheduler(address: str, token: bytes, timeout: float) -> None:
+    """Better to hear now than from each worker that nobody listens there, or that the token is wrong.
+
+    :raises PeerError: one of these.
+    """
+    import time
+
+    from treadle.errors import ConnectError
+    from treadle.net.dial import blocking_call
+
+    deadline = time.monotonic() + timeout
+    waiting = False
+    while True:
+        left = max(deadline - time.monotonic(), _PAUSE)
+        try:
+            blocking_call(address, role="supervisor", ident="", token=token, messages=[], timeout=left)
+            return
+        except ConnectError as error:
+            if time.monotonic() + _PAUSE > deadline:
+                raise
+            if not waiting:
+                waiting = True
+                click.echo(f"Waiting {timeout:g} seconds for the scheduler: {error}", err=True)
+        time.sleep(_PAUSE)
 
 
 def _keep_running(supervisor: Supervisor, log_level: str) -> None:

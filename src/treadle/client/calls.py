@@ -118,6 +118,8 @@ class Calls:
             payloads = [_encode(args) for args in rows]
         except (OverflowError, UnicodeEncodeError):
             return self._each(func, rows, {}, keys, pure)
+        if max(map(len, payloads), default=0) > BIG:
+            return self._each(func, rows, {}, keys, pure)
         number, digest, prefix = known.number, known.digest, known.name + "-"
         nothing: list[str] = []
         return [

@@ -77,6 +77,7 @@ class Client:
         #: A cluster that was started for this client, and that ends with it.
         self._own_cluster: Any = None
         self._background: BackgroundLoop | None = None
+        self._over = False
         self._session: Session | None = None
         if address is None:
             from treadle.deploy.local import LocalCluster
@@ -160,10 +161,11 @@ class Client:
         session = self._session
         if self._end() and session is not None and self._background is not None:
             self._background.run(session.disconnect())
-        if self._background is not None:
-            self._background.stop()
-        if self._own_cluster is not None:
-            self._own_cluster.close()
+        if session is None or not session.abandoned:
+            if self._background is not None:
+                self._background.stop()
+            if self._own_cluster is not None:
+                self._own_cluster.close()
         return None
 
     async def _close_async(self) -> None:
@@ -178,11 +180,11 @@ class Client:
         default.forget(self)
         _open.discard(self)
         session = self._session
-        if session is None:
+        if self._over or session is None or session.abandoned:
             return False
-        open_before = session.ended is None
+        self._over = True
         session.end(ClosedError("this client is closed"))
-        return open_before
+        return True
 
     def __enter__(self: _Self) -> _Self:
         if self.asynchronous:
@@ -275,9 +277,9 @@ class Client:
         keys = _keys_for(key, min(map(len, columns)))
         rows = self._calls.many(func, columns, kwargs, keys, pure)
         futures: list[Future[T]] = [Future(row[0], session) for row in rows]
-        for first, last in _chunks(rows):
+        for first, last, nbytes in _chunks(rows):
             part = rows[first:last]
-            session.submit(futures[first:last], part, options, any(row[3] for row in part))
+            session.submit(futures[first:last], part, options, any(row[3] for row in part), nbytes)
         return futures
 
     def get(self, graph: Any, keys: Any, *, callbacks: Iterable[Callback] | None = None, **options: Any) -> Any:
@@ -288,8 +290,8 @@ class Client:
         """
         steps = self._outcome(graph, keys, callbacks, options)
         if self.asynchronous:
-            return _raised(run_async(steps))
-        done = run_blocking(steps)
+            return _raised(steps)
+        done = self._block(steps)
         if done.error is not None:
             try:
                 raise done.error
@@ -304,7 +306,7 @@ class Client:
                 "`await client.get(graph, keys)` or `await client.compute(value)`, or name a scheduler."
             )
             return Outcome(None, error)
-        return run_blocking(self._outcome(graph, keys, callbacks, {}))
+        return self._block(self._outcome(graph, keys, callbacks, {}))
 
     async def _outcome(
         self, graph: Any, keys: Any, callbacks: Iterable[Callback] | None, options: Mapping[str, Any]
@@ -390,7 +392,7 @@ class Client:
         if self.asynchronous:
             return self._gather_async(value, errors)
         found = futures_in(value)
-        failed = run_blocking(self._obtain(found, errors))
+        failed = self._block(self._obtain(found, errors))
         error = None if failed is None else failed._error()
         if error is not None:
             try:
@@ -466,7 +468,13 @@ class Client:
         return await self.session.ask(topic, argument)
 
     def _face(self, steps: Steps[T]) -> Any:
-        return run_async(steps) if self.asynchronous else run_blocking(steps)
+        return run_async(steps) if self.asynchronous else self._block(steps)
+
+    def _block(self, steps: Steps[T]) -> T:
+        if self._session is not None and self._session.in_loop():
+            steps.close()
+            self._session.check_thread(self)
+        return run_blocking(steps)
 
 
 async def _raised(steps: Steps[Outcome]) -> Any:
@@ -512,17 +520,17 @@ def _keys_for(key: str | Sequence[str] | None, count: int) -> list[str] | None:
     return keys
 
 
-def _chunks(rows: Sequence[Row]) -> Iterable[tuple[int, int]]:
-    """Where to cut rows, so that none of the messages is too big."""
+def _chunks(rows: Sequence[Row]) -> Iterable[tuple[int, int, int]]:
+    """Where to cut rows, so that none of the messages is too big: first, last, and the bytes between them."""
     first = size = 0
     for index, row in enumerate(rows):
         nbytes = len(row[2])
         if size and size + nbytes > CHUNK:
-            yield first, index
+            yield first, index, size
             first, size = index, 0
         size += nbytes
     if first < len(rows):
-        yield first, len(rows)
+        yield first, len(rows), size
 
 
 def _delay(value: Any) -> Any:

@@ -13,8 +13,8 @@ from threading import Condition
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from treadle.client.excepting import make_exception
 from treadle.errors import ClosedError, ConnectError, NotSerializableError
-from treadle.wire.failures import unpack_error
 from treadle.wire.values import load_parts, unpack_value
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Future(concurrent.futures.Future[T]):
         value: Any = None
         error: BaseException | None = None
         if type(held) is Failure:
-            error = unpack_error(held.error, self.key, held.culprit)
+            error = make_exception(held.error, self.key, held.culprit)
         elif type(held) is Place:
             error = ClosedError(f"the result of {self.key!r} was released before it was fetched")
         else:

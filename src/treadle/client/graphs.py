@@ -214,7 +214,8 @@ class Shipment:
         parts = [rows[start:stop] for start, stop in zip(starts, [*starts[1:], len(rows)])]
         messages = [_submit(part, start, None, options, rows) for part, start in zip(parts, starts)]
         keep = set(wanted)
-        dropped = [row[0] for index, row in enumerate(rows) if index not in keep]
+        others = self._session.registry.futures
+        dropped = [row[0] for index, row in enumerate(rows) if index not in keep and row[0] not in others]
         return [*messages, ("release", dropped)] if dropped else messages
 
 

@@ -27,6 +27,8 @@ class Outbox:
         self.rows: list[Row] = []
         self._options: Options = None
         self._linked = False
+        #: The bytes of arguments in all this, as far as whoever adds them counts them.
+        self.nbytes = 0
 
     def __repr__(self) -> str:
         return f"<Outbox of {len(self._messages)} messages and {len(self.rows)} tasks>"
@@ -54,6 +56,7 @@ class Outbox:
         """All messages; the outbox is empty then."""
         self._close()
         messages, self._messages = self._messages, []
+        self.nbytes = 0
         return messages
 
     def _close(self) -> None:

@@ -122,7 +122,7 @@ class Registry:
     def done(self, rows: Iterable[tuple[str, int, bytes | None, str, str]]) -> tuple[Unsettled, list[str]]:
         """Take results, or the places of results.
 
-        :returns: futures that have to be settled without the lock, and keys that were done and have a new place.
+        :returns: futures that have to be settled without the lock, and keys that were done before.
         """
         known = self.futures
         later: Unsettled = []
@@ -148,6 +148,8 @@ class Registry:
                 elif type(future._held) is Place:
                     future._held = held
                     moved.append(key)
+                    if packed is not None:
+                        future._changed()
         return later, moved
 
     def failed(self, rows: Iterable[tuple[str, str, Any]]) -> Unsettled:

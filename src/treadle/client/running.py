@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from treadle.callbacks import Callback, TaskRecord, active_callbacks
+from treadle.client.excepting import make_exception
 from treadle.client.future import Failure, Future
 from treadle.client.gathering import fill_in, futures_in
 from treadle.client.graphs import Shipment
@@ -20,7 +21,6 @@ from treadle.local.drive import Outcome
 from treadle.local.hooks import Hooks, function_name
 from treadle.local.run import Run
 from treadle.local.trim import forget_frames
-from treadle.wire.failures import unpack_error
 
 if TYPE_CHECKING:
     from treadle.client.calls import Calls
@@ -126,7 +126,7 @@ class _GraphRun:
         held = failed._held
         if type(held) is Failure:
             key_of = self._shipment.key_of
-            return unpack_error(held.error, key_of(failed.key), key_of(held.culprit))
+            return make_exception(held.error, key_of(failed.key), key_of(held.culprit))
         failed._unpack()
         return failed._exception or UserError(f"the task {self._shipment.key_of(failed.key)!r} was cancelled")
 

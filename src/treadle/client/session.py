@@ -26,8 +26,9 @@ __all__ = ["Session"]
 
 T = TypeVar("T")
 
-#: From this many tasks on, a batch does not wait for the loop.
+#: From this many tasks, or bytes of arguments, on, a batch does not wait for the loop.
 FULL = 4096
+FULL_BYTES = 32 << 20
 
 
 class Session:
@@ -48,6 +49,8 @@ class Session:
         self.fetcher = Fetcher(self)
         #: Why nothing can be asked any more.
         self.ended: TreadleError | None = None
+        #: True in a forked child, whose parent the connection belongs to.
+        self.abandoned = False
         self._link: Link | None = None
         #: Held while a batch is taken and sent, so that batches arrive in their order.
         self._sending = threading.Lock()
@@ -110,13 +113,18 @@ class Session:
 
     async def disconnect(self) -> None:
         """Close all connections, on the session's loop."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         self.fetcher.close()
         if self._link is not None:
             self._link.close("the client was closed")
             await self._link.wait_closed()
 
     def abandon(self) -> None:
-        """In a forked child: the connection belongs to the parent."""
+        """In a forked child: touch nothing that belongs to the parent."""
+        self.abandoned = True
         self.registry = Registry()
         self.lock = self.registry.lock
         self._sending = threading.Lock()
@@ -149,10 +157,15 @@ class Session:
             if batch and self._link is not None and self.ended is None:
                 self._link.send(batch)
 
-    def submit(self, futures: Sequence[Future[Any]], rows: Sequence[Row], options: Options, linked: bool) -> None:
+    def submit(
+        self, futures: Sequence[Future[Any]], rows: Sequence[Row], options: Options, linked: bool, nbytes: int
+    ) -> None:
+        """Send tasks, whose payloads have ``nbytes`` bytes, and have the futures settled with their results."""
         with Shield(), self.lock:
+            outbox = self.registry.outbox
             self.registry.submit(futures, rows, options, linked)
-            full = len(self.registry.outbox.rows) >= FULL
+            outbox.nbytes += nbytes
+            full = len(outbox.rows) >= FULL or outbox.nbytes >= FULL_BYTES
         if full:
             self.flush()
         else:
@@ -160,8 +173,10 @@ class Session:
 
     def submit_one(self, future: Future[Any], row: Row, options: Options) -> None:
         with Shield(), self.lock:
+            outbox = self.registry.outbox
             self.registry.submit_one(future, row, options)
-            full = len(self.registry.outbox.rows) >= FULL
+            outbox.nbytes += len(row[2])
+            full = len(outbox.rows) >= FULL or outbox.nbytes >= FULL_BYTES
         if full:
             self.flush()
         else:
@@ -275,12 +290,16 @@ class Session:
         """Wait in this thread until a future is done and, if it is asked for, its result is here."""
         if future._state != PENDING and not (fetch and type(future._held) is Place):
             return
+        self.check_thread(future)
+        run_blocking(self.obtain([future], fetch, deadline_of(timeout)))
+
+    def check_thread(self, what: object) -> None:
+        """:raises UserError: to wait for something in this thread would be to wait for ever."""
         if self.in_loop():
             raise UserError(
-                f"{future!r} would wait for itself: this is the thread of the event loop that receives its result. "
-                "Write `await future` in a coroutine, or let another thread ask for the result."
+                f"waiting for {what!r} here would never end: this is the thread of the event loop that receives the "
+                "results. Write `await` in a coroutine, or let another thread wait."
             )
-        run_blocking(self.obtain([future], fetch, deadline_of(timeout)))
 
     async def awaiting(self, future: Future[Any]) -> None:
         """Wait in the running event loop until a future is done and its result is here."""
@@ -324,6 +343,8 @@ class Session:
                     latch.failed = future
             if latch.left == 0 or latch.failed is not None:
                 latch.open()
+        if self.abandoned and not latch.opened:
+            self.check()
         return latch
 
     async def _watching(self, futures: Sequence[Future[Any]], latch: Latch) -> None:

@@ -100,6 +100,7 @@ class as_completed:
     def __init__(self, futures: Iterable[Any] = (), timeout: float | None = None, with_results: bool = False) -> None:
         self._stream = Stream()
         self._known: set[Any] = set()
+        self._sessions: set[Session] = set()
         self._left = 0
         self._deadline = deadline_of(timeout)
         self._with_results = with_results
@@ -117,9 +118,8 @@ class as_completed:
         new = [future for future in dict.fromkeys(futures) if future not in self._known]
         self._known.update(new)
         self._left += len(new)
+        self._sessions |= _sessions(new)
         self._stream.watch(new)
-        for session in _sessions(new):
-            session.nudge()
 
     def count(self) -> int:
         """How many have not been returned yet."""
@@ -131,6 +131,8 @@ class as_completed:
     def __next__(self) -> Any:
         if not self._left:
             raise StopIteration
+        for session in self._sessions:
+            session.check_thread(self)
         future = run_blocking(self._next())
         return (future, future.result()) if self._with_results else future
 
@@ -148,7 +150,7 @@ class as_completed:
     async def _next(self) -> Any:
         ended = self._stream.take(1)
         if not ended:
-            for session in _sessions(self._known):
+            for session in self._sessions:
                 session.flush()
             await self._stream.ready(self._deadline)
             ended = self._stream.take(1)

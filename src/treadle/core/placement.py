@@ -238,10 +238,7 @@ class Placement:
     # -- where a task would best run -----------------------------------------------------------------------------
 
     def choose(self, task: Task) -> Worker | None:
-        """The worker where a task with inputs will be done first; None if any will do.
-
-        Candidates are the holders of its inputs, and one worker that has nothing to do.
-        """
+        """The holder of inputs where a task will be done first; None if those who have nothing to do are quicker."""
         deps = task.deps
         total = 0.0
         best: Worker | None = None
@@ -281,10 +278,8 @@ class Placement:
             if lowest <= LATENCY:
                 return best
             wait = lowest
-        for worker in self.idle:
-            if LATENCY + total / self.bandwidth < wait:
-                return worker
-            break
+        if self.idle and LATENCY + total / self.bandwidth < wait:
+            return None  # whoever has nothing to do fetches the inputs before this worker would be ready
         return best
 
     def wait(self, worker: Worker) -> float:

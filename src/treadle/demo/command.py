@@ -9,16 +9,15 @@ import click
 
 from treadle import Profiler, ProgressBar
 from treadle.demo.report import differences
-from treadle.demo.run import Timed, in_parallel, one_by_one
+from treadle.demo.run import Timed, one_by_one
+from treadle.demo.runners import Runner
 from treadle.demo.show import make_console, show_check, show_opening, show_report, show_times, show_waiting
 from treadle.demo.source import Source
 
 __all__ = ["demo"]
 
 
-def demo(
-    sources: Sequence[Source], where: str, top: int, scheduler: str, num_workers: int, timeline: str | None, check: bool
-) -> bool:
+def demo(sources: Sequence[Source], where: str, top: int, runner: Runner, timeline: str | None, check: bool) -> bool:
     """Survey ``sources``, print the report, and check it against a plain loop.
 
     :param where: what the sources are, for the first line.
@@ -29,18 +28,18 @@ def demo(
     :raises click.FileError: the timeline cannot be written.
     """
     console = make_console()
-    how = scheduler if scheduler == "sync" else f"{scheduler} × {num_workers}"
-    show_opening(sources, where, how, console)
+    show_opening(sources, where, runner.name, console)
+    on_the_way = make_console(stderr=True)
     with ExitStack() as callbacks:
-        callbacks.enter_context(ProgressBar())
+        callbacks.enter_context(ProgressBar(console=on_the_way))
         profiler = callbacks.enter_context(Profiler())
-        parallel = in_parallel(sources, top, scheduler, num_workers)
+        parallel = runner.run(sources, top, on_the_way)
     show_report(parallel.report, console)
     plain: Timed | None = None
     if check:
         show_waiting(console)
         plain = one_by_one(sources, top)
-    show_times(how, parallel, plain, console)
+    show_times(runner.name, parallel, plain, console)
     same = True
     if plain is not None:
         found = differences(parallel.report, plain.report)

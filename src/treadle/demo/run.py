@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from treadle import Delayed, delayed
 from treadle.demo.analyze import analyze, analyze_group
@@ -63,8 +63,10 @@ def grouped(sources: Sequence[Source]) -> list[list[Source]]:
     return groups
 
 
-def in_parallel(sources: Sequence[Source], limit: int, scheduler: str, num_workers: int | None = None) -> Timed:
-    """The survey, run by Treadle. The time includes writing the graph and starting the workers.
+def in_parallel(sources: Sequence[Source], limit: int, scheduler: Any, num_workers: int | None = None) -> Timed:
+    """The survey, run by Treadle. The time includes writing the graph, and starting the workers of a pool.
+
+    ``scheduler`` is what ``compute`` takes: a name, or the ``get`` of a client.
 
     Callbacks, such as :class:`treadle.ProgressBar` and :class:`treadle.Profiler`, work for runs inside their ``with``
     block, so this function need not know of them.

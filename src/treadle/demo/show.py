@@ -14,7 +14,16 @@ from treadle.demo.report import Function, Problem, Report, Size, total
 from treadle.demo.run import Timed
 from treadle.demo.source import Source
 
-__all__ = ["make_console", "show_check", "show_opening", "show_report", "show_times", "show_waiting"]
+__all__ = [
+    "make_console",
+    "plural",
+    "show_check",
+    "show_opening",
+    "show_report",
+    "show_times",
+    "show_victim",
+    "show_waiting",
+]
 
 #: From this width on the three narrow tables stand side by side.
 WIDE = 112
@@ -23,15 +32,15 @@ WIDE = 112
 DIFFERENCES = 20
 
 
-def make_console() -> Console:
+def make_console(stderr: bool = False) -> Console:
     """A console that prints names as they are, whatever brackets are in them."""
-    return Console(markup=False, highlight=False)
+    return Console(markup=False, highlight=False, stderr=stderr)
 
 
 def show_opening(sources: Sequence[Source], where: str, how: str, console: Console) -> None:
     """Print what is about to be surveyed, and how."""
     megabytes = sum(source.size for source in sources) / 1e6
-    files = _plural(len(sources), "file")
+    files = plural(len(sources), "file")
     console.print(f"Surveying {where}: {files}, {megabytes:,.1f} MB, with {how}", soft_wrap=True)
 
 
@@ -54,6 +63,17 @@ def show_report(report: Report, console: Console) -> None:
     if report.problems:
         console.print()
         console.print(_problems(report.problems, top))
+
+
+def show_victim(name: str, pid: int, done: int, total: int, console: Console) -> None:
+    """Print that a worker was killed on purpose; a progress bar on the same console moves down."""
+    done_so_far = f"{_number(done)} of {plural(total, 'task')}"
+    console.print(
+        f"Halfway, after {done_so_far}: killed worker {name} (process {pid}) with SIGKILL; "
+        "another one takes its place.",
+        style="yellow",
+        soft_wrap=True,
+    )
 
 
 def show_waiting(console: Console) -> None:
@@ -80,7 +100,7 @@ def show_check(differences: Sequence[str], console: Console) -> None:
     if not differences:
         console.print(Text("Checked: Treadle and the plain loop came to exactly the same report.", style="green"))
         return
-    console.print(Text(f"Treadle and the plain loop differ in {_plural(len(differences), 'place')}:", style="bold red"))
+    console.print(Text(f"Treadle and the plain loop differ in {plural(len(differences), 'place')}:", style="bold red"))
     for line in differences[:DIFFERENCES]:
         console.print(Text(f"  {line}"))
     if len(differences) > DIFFERENCES:
@@ -94,7 +114,7 @@ def _packages(packages: dict[str, Size], top: int) -> Table:
         table.add_row(name, *map(_number, size))
     rest = [size for _, size in biggest[top:]]
     if rest:
-        table.add_row(_plural(len(rest), "other"), *map(_number, total(rest)), style="dim")
+        table.add_row(plural(len(rest), "other"), *map(_number, total(rest)), style="dim")
     table.add_section()
     table.add_row("total", *map(_number, total(packages.values())), style="bold")
     return table
@@ -115,12 +135,12 @@ def _longest(functions: Sequence[Function]) -> Table:
 
 
 def _problems(problems: Sequence[Problem], top: int) -> Table:
-    title = f"Left out: {_plural(len(problems), 'file')} that could not be read, decoded or parsed"
+    title = f"Left out: {plural(len(problems), 'file')} that could not be read, decoded or parsed"
     table = _table(title, ("file", "reason"), words=2)
     for problem in problems[:top]:
         table.add_row(problem.file, problem.reason)
     if len(problems) > top:
-        table.add_row(_plural(len(problems) - top, "other"), f"(--top {len(problems)} lists them all)", style="dim")
+        table.add_row(plural(len(problems) - top, "other"), f"(--top {len(problems)} lists them all)", style="dim")
     return table
 
 
@@ -153,5 +173,6 @@ def _number(count: int) -> str:
     return f"{count:,}"
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """``"1 file"``, ``"2 files"``."""
     return f"{_number(count)} {noun}" if count == 1 else f"{_number(count)} {noun}s"

@@ -277,6 +277,8 @@ class Processes:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"{port} is no port; those are the whole numbers from 0 (any that is free) to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -284,8 +286,6 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUseError(format_address(host, port)) from None
         raise ConfigError(f"this machine cannot listen at {host}: {error.strerror}") from None
-    except OverflowError as error:
-        raise ConfigError(f"{port!r} is no port: {error}") from None
 
 
 def _level(silence: bool | str) -> str:

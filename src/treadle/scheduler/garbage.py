@@ -18,8 +18,8 @@ __all__ = ["Sweeper", "calm"]
 
 #: New objects until the young are looked at, and how many such looks until the middle-aged are. A look at as many
 #: objects as this takes some milliseconds.
-YOUNG: Final = 50_000
-MIDDLE: Final = 3
+YOUNG: Final = 20_000
+MIDDLE: Final = 2
 
 #: How many looks at the middle-aged until everything is looked at: never.
 NEVER: Final = 2**31 - 1

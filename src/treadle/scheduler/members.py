@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from treadle.core.records import Client, Worker
     from treadle.net.link import Link
 
-__all__ = ["Member", "Roster", "Versions", "WorkerDetails", "own_versions", "read_details", "read_versions"]
+__all__ = ["Member", "Roster", "Versions", "WorkerDetails", "own_versions", "plural", "read_details", "read_versions"]
 
 
 class WorkerDetails(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class Roster:
     def counts(self) -> str:
         """``"2 workers with 8 threads"``: all that there are."""
         threads = sum(member.details.nthreads for member in self.workers.values() if member.details is not None)
-        return f"{_plural(len(self.workers), 'worker')} with {_plural(threads, 'thread')}"
+        return f"{plural(len(self.workers), 'worker')} with {plural(threads, 'thread')}"
 
     def check_versions(self, who: str, python: str) -> None:
         """Refuse a Python that cannot read what those who are connected pickle.
@@ -140,5 +140,6 @@ def own_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "treadle": __version__}
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """``"1 worker"``, ``"2 workers"``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -14,7 +14,7 @@ from treadle.errors import InternalError, ProtocolError, RefusedError, UserError
 from treadle.net.listener import HANDSHAKE_TIMEOUT, Listener
 from treadle.scheduler.events import FROM_CLIENT, FROM_WORKER, Handler
 from treadle.scheduler.garbage import Sweeper
-from treadle.scheduler.members import Member, Roster, WorkerDetails, read_details, read_versions
+from treadle.scheduler.members import Member, Roster, WorkerDetails, plural, read_details, read_versions
 from treadle.scheduler.topics import QuestionError, Topics
 from treadle.wire import messages
 from treadle.wire.frames import AFTER_HANDSHAKE, Limits
@@ -145,16 +145,22 @@ class Server:
         self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
-        members = self.roster.all()
         for member in self.roster.workers.values():
             member.link.send([("shutdown", reason)])
-        if members:
-            draining = [asyncio.ensure_future(member.link.drain(0)) for member in members]
-            await asyncio.wait(draining, timeout=GOODBYE)
-            for each in draining:
-                each.cancel()
-        for member in members:
+        waiting = [asyncio.ensure_future(self._emptied())]
+        waiting += [asyncio.ensure_future(member.link.drain()) for member in self.roster.clients.values()]
+        await asyncio.wait(waiting, timeout=GOODBYE)
+        for each in waiting:
+            each.cancel()
+        for member in self.roster.all():
             member.link.close(reason)
+
+    async def _emptied(self) -> None:
+        """Wait until the workers have gone. If we closed first, they might never read why."""
+        while self.roster.workers:
+            member = next(iter(self.roster.workers.values()))
+            await member.link.wait_closed()
+            self._forget(member)
 
     # Who comes and goes
 
@@ -211,7 +217,7 @@ class Server:
         client = self.core.on_client(link.ident, now)
         member = Member("client", link, client, link.ident, read_versions(link.details), None)
         self._enter(member, self._from_client, now)
-        log.info("%s joins: now %d", member, len(self.roster.clients))
+        log.info("%s joins: now %s", member, plural(len(self.roster.clients), "client"))
 
     def _enter(self, member: Member, handlers: dict[type, Handler], now: float) -> None:
         member.heard = now
@@ -231,14 +237,15 @@ class Server:
             log.warning("%s is lost (%s): %s left", member, reason, self.roster.counts())
             self._feed(self.core.on_worker_lost, member.peer, self._clock())
         else:
-            log.info("%s is gone (%s): %d left", member, reason or "closed", len(self.roster.clients))
+            log.info("%s is gone (%s): %s left", member, reason, plural(len(self.roster.clients), "client"))
             self._feed(self.core.on_client_gone, member.peer, self._clock())
 
     def _leave(self, core: Scheduler, worker: Any, message: messages.Leaving, now: float) -> None:
         member = self._members.get(worker)
         if member is not None and self._forget(member):
             log.info("%s leaves: %s left", member, self.roster.counts())
-            core.on_worker_left(worker, now)
+            if not self._closing:
+                core.on_worker_left(worker, now)
 
     def _forget(self, member: Member) -> bool:
         """Take the member off all lists; False if it was on none."""
@@ -259,6 +266,8 @@ class Server:
         for message in received:
             if peer not in self._members:
                 return  # it has left: what it says after that concerns nobody
+            if self._closing and type(message) is not messages.Leaving:
+                continue
             try:
                 handlers[type(message)](core, peer, message, now)
             except ProtocolError:
@@ -270,7 +279,8 @@ class Server:
         for died in received:
             member = self.roster.workers.get(died.ident)
             reason = f"its process {died.pid} ended with status {died.exitcode}"
-            log.warning("worker %s died: %s", died.ident if member is None else member.name, reason)
+            known = self.core.workers.get(died.ident)
+            log.warning("worker %s died: %s", died.ident if known is None else known.name, reason)
             if member is not None:
                 # The news came before the end of the connection did.
                 self._closed(member, reason)

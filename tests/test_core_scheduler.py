@@ -495,6 +495,32 @@ def test_what_waits_behind_a_long_task_is_recalled() -> None:
     assert not stage.core.restless
 
 
+def test_what_waits_behind_a_cancelled_task_is_recalled() -> None:
+    stage = Stage(1)
+    (worker,) = stage.workers
+    stage.submit({"long": (), "spare": ()})
+    stage.core.on_cancel(stage.client, ["long"], 0.5)
+    assert len(worker.processing) == len(worker.stopping) == 1
+    stage.sent(worker)
+    other = stage.join("w1")
+    stage.now = 1.0
+    stage.core.tick(stage.now)
+    assert stage.sent(worker) == [("recall", [2])]
+    stage.core.on_returned(worker, [2], stage.now)
+    assert stage.where("spare") == other.name
+
+
+def test_nothing_is_put_behind_a_cancelled_task() -> None:
+    stage = Stage(1)
+    (worker,) = stage.workers
+    stage.submit({"long": ()})
+    stage.core.on_cancel(stage.client, ["long"], 0.5)
+    stage.submit({"x": ()})
+    assert stage.state("x") == "queued"
+    stage.core.on_stopped(worker, [1], 1.0)
+    assert stage.where("x") == "w0"
+
+
 def test_scattered_values() -> None:
     stage = Stage(1, 1)
     first, second = stage.workers

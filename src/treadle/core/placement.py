@@ -125,7 +125,7 @@ class Placement:
                 self.open[worker] = None
             else:
                 self.open.pop(worker, None)
-        if count > nthreads:
+        if count and busy > nthreads:
             self.stuffed[worker] = None
         else:
             self.stuffed.pop(worker, None)
@@ -423,8 +423,8 @@ class Placement:
             return False
         if busy < nthreads:
             return True
-        if busy >= MAX_BACKLOG * nthreads:
-            return False
+        if worker.stopping or busy >= MAX_BACKLOG * nthreads:
+            return False  # nobody knows for how long a task that was cancelled goes on
         if self.levels and count < 2 * (nthreads + spares(nthreads)) and task.order // LEVEL < worker.worst // LEVEL:
             return True  # it will be next there, before what was sent earlier
         budget = limit * BACKLOG_SHARE if limit else BACKLOG_BYTES
@@ -493,7 +493,7 @@ class Placement:
         for looked, worker in enumerate(self.stuffed):
             if looked == LOOKS:
                 break
-            if len(worker.processing) - worker.recalled <= worker.nthreads:
+            if surplus(worker) <= 0:
                 continue
             stuck = self.now - worker.progress
             wait = worker.occupancy / worker.nthreads
@@ -502,8 +502,7 @@ class Placement:
                 longest = wait + stuck
         if victim is None:
             return
-        count = len(victim.processing) - victim.recalled - victim.nthreads
-        count = max(1, (count + 1) // 2)
+        count = (surplus(victim) + 1) // 2
         attempts: list[int] = []
         for attempt in reversed(victim.processing):
             task = victim.processing[attempt]
@@ -634,7 +633,7 @@ class Placement:
                 continue
             if (worker in self.idle) != (busy < worker.nthreads):
                 raise InternalError(f"{worker!r} has {busy} tasks, idle: {worker in self.idle}")
-            if (worker in self.stuffed) != (len(worker.processing) > worker.nthreads):
+            if (worker in self.stuffed) != (len(worker.processing) > 0 and busy > worker.nthreads):
                 raise InternalError(f"{worker!r} stuffed: {worker in self.stuffed}")
             if worker.scratch:
                 raise InternalError(f"the scratch sum of {worker!r} was left at {worker.scratch}")
@@ -649,6 +648,12 @@ def estimate(task: Task) -> float:
     if group.count == 0:
         return PRIOR
     return group.seconds if group.seconds > FLOOR else FLOOR
+
+
+def surplus(worker: Worker) -> int:
+    """How many tasks that cannot have started the worker could be asked to give back."""
+    unasked = len(worker.processing) - worker.recalled
+    return min(unasked, unasked + len(worker.stopping) - worker.nthreads)
 
 
 def spares(nthreads: int) -> int:

@@ -414,6 +414,14 @@ EXAMPLES: list[errors.TreadleError] = [
     errors.WorkerDiedError([], 123, None),
     errors.WorkerDiedError(["a"], 123, -99),
     errors.MissingPackageError("graphviz", "visualize", "pip install graphviz"),
+    errors.KilledWorkerError("a", 3, -9, "host", 123, "last words"),
+    errors.KilledWorkerError("a", 3, None, "host", 123),
+    errors.DataLostError("a", "worker-1"),
+    errors.ProtocolError("text"),
+    errors.ConnectError("127.0.0.1:8786", "nobody listens there"),
+    errors.RefusedError("text"),
+    errors.AddressInUseError("127.0.0.1:8786"),
+    errors.ClosedError("text"),
 ]
 
 

@@ -305,16 +305,31 @@ async def test_a_silent_worker_is_lost(
 ) -> None:
     quiet, lively = await site.worker("quiet"), await site.worker("lively")
     client = await site.client()
-    clock.now += 59
+    for _ in range(59):
+        clock.now += 1
+        site.server._tick()
     lively.say(("heartbeat", 1, 0.0, 0, 0.0))
     while site.server.roster.workers["worker-lively"].heard < clock.now:
         await asyncio.sleep(0)
-    clock.now += 2
-    site.server._tick()
+    for _ in range(2):
+        clock.now += 1
+        site.server._tick()
     await quiet.ended
     assert list((await client.ask("info")).value["workers"]) == ["worker-lively"]
     assert "worker quiet" in caplog.text
     assert "is lost (it was silent for 61 seconds)" in caplog.text
+
+
+@serving(clock=(stopped := Clock()), worker_timeout=60.0)
+async def test_a_scheduler_that_was_stopped_blames_nobody(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await site.worker("anna")
+    client = await site.client()
+    stopped.now += 1000
+    site.server._tick()
+    assert list((await client.ask("info")).value["workers"]) == ["worker-anna"]
+    assert "silent" not in caplog.text
 
 
 @serving()

@@ -6,7 +6,7 @@ draws the most urgent task of the queues that it may draw from, and one with not
 others, or asks for the return of what waits behind a long task elsewhere.
 
 Nothing here walks over all workers or all tasks. Idle workers, workers with a queue and workers with a backlog are
-each kept in a dict that is used as an ordered set, and at most a few members of it are looked at per event.
+each kept in a pool, of which at most a few members are looked at per event, others each time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, final
 
-from treadle.core.records import ANYWHERE, Cohort, Needs, Peer, Task, Worker
+from treadle.core.records import ANYWHERE, Cohort, Needs, Peer, Pool, Task, Worker
 from treadle.core.states import PROCESSING, QUEUED
 from treadle.errors import InternalError
 
@@ -64,10 +64,10 @@ class Placement:
         #: Needs with a queue that is not empty.
         self.needy: dict[Needs, None] = {}
         #: Workers with a free thread; with room for a backlog only; with a queue; with more tasks than threads.
-        self.idle: dict[Worker, None] = {}
-        self.open: dict[Worker, None] = {}
-        self.crowded: dict[Worker, None] = {}
-        self.stuffed: dict[Worker, None] = {}
+        self.idle: Pool = Pool()
+        self.open: Pool = Pool()
+        self.crowded: Pool = Pool()
+        self.stuffed: Pool = Pool()
         #: Workers of which something has changed since the last dispatch.
         self.touched: list[Worker] = []
         #: Peers with messages to send.
@@ -90,7 +90,7 @@ class Placement:
         """Give the worker nothing more; what is in its queue goes to the common one."""
         self.nthreads -= worker.nthreads
         for members in (self.idle, self.open, self.crowded, self.stuffed):
-            members.pop(worker, None)
+            members.discard(worker)
         entries = worker.queue
         worker.queue = []
         worker.queued = 0.0
@@ -117,18 +117,18 @@ class Placement:
         busy = count + len(worker.stopping)
         nthreads = worker.nthreads
         if busy < nthreads:
-            self.idle[worker] = None
-            self.open.pop(worker, None)
+            self.idle.add(worker)
+            self.open.discard(worker)
         else:
-            self.idle.pop(worker, None)
+            self.idle.discard(worker)
             if busy < nthreads + spares(nthreads) or worker.occupancy < BACKLOG * nthreads:
-                self.open[worker] = None
+                self.open.add(worker)
             else:
-                self.open.pop(worker, None)
+                self.open.discard(worker)
         if count and busy > nthreads:
-            self.stuffed[worker] = None
+            self.stuffed.add(worker)
         else:
-            self.stuffed.pop(worker, None)
+            self.stuffed.discard(worker)
 
     # -- queues --------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Placement:
         task.seconds = seconds
         worker.queued += seconds
         heappush(worker.queue, (task.order, task))
-        self.crowded[worker] = None
+        self.crowded.add(worker)
         self.touch(worker)
 
     def leave(self, task: Task) -> None:
@@ -278,7 +278,7 @@ class Placement:
             if lowest <= LATENCY:
                 return best
             wait = lowest
-        if self.idle and LATENCY + total / self.bandwidth < wait:
+        if len(self.idle) and LATENCY + total / self.bandwidth < wait:
             return None  # whoever has nothing to do fetches the inputs before this worker would be ready
         return best
 
@@ -315,15 +315,12 @@ class Placement:
         """After an event: give work to all that have room for it, the idle first."""
         futile = 0
         idle = self.idle
-        while idle and futile < 4 and (self.queue or self.crowded or self.needy):
-            worker = next(iter(idle))
+        while len(idle) and futile < 4 and (self.queue or len(self.crowded) or self.needy):
+            worker = idle.next()
             quota = (len(self.queue) + len(idle) - 1) // len(idle) + len(worker.queue)
             given = self.fill(worker, max(1, quota))
             if given == 0:
                 given = self.take_from_others(worker)
-            if worker in idle:  # still: then it is the others' turn
-                del idle[worker]
-                idle[worker] = None
             futile = 0 if given else futile + 1
         touched = self.touched
         if touched:
@@ -333,15 +330,15 @@ class Placement:
                 if not worker.lost:
                     self.fill(worker, MAX_BACKLOG)
         spare = self.open
-        while spare and self.queue:
-            worker = next(iter(spare))
+        while len(spare) and self.queue:
+            worker = spare.next()
             quota = (len(self.queue) + len(spare) - 1) // len(spare)
             self.fill(worker, max(1, quota))
-            spare.pop(worker, None)  # it has what it may have until it says something
+            spare.discard(worker)  # it has what it may have until it says something
         if self.levels and self.queue:
             self.overtake()
-        if idle and self.stuffed:
-            self.recall(next(iter(idle)))
+        if len(idle) and len(self.stuffed):
+            self.recall(idle.next())
 
     def overtake(self) -> None:
         """Send tasks of a high priority to a few workers that have less urgent ones waiting, to be run before these."""
@@ -350,9 +347,7 @@ class Placement:
             return
         level = urgent.order // LEVEL
         behind: list[Worker] = []
-        for looked, worker in enumerate(self.stuffed):
-            if looked == LOOKS:
-                break
+        for worker in self.stuffed.some(LOOKS):
             if level < worker.worst // LEVEL:
                 behind.append(worker)
         for worker in behind:
@@ -376,7 +371,7 @@ class Placement:
         if given:
             self.weigh(worker)
         if not worker.queue:
-            self.crowded.pop(worker, None)
+            self.crowded.discard(worker)
         return given
 
     def best(self, worker: Worker) -> Task | None:
@@ -396,15 +391,13 @@ class Placement:
                 elif (found is None or task.order < found.order) and needs.free(worker):
                     found = task
                     self.source = needs.queue
-        if self.levels and self.crowded:
+        if self.levels and len(self.crowded):
             return self.more_urgent(worker, found)
         return found
 
     def more_urgent(self, worker: Worker, found: Task | None) -> Task | None:
         """A task of a higher priority in the queue of another worker goes first, wherever its inputs are."""
-        for looked, other in enumerate(self.crowded):
-            if looked == LOOKS:
-                break
+        for other in self.crowded.some(LOOKS):
             if other is not worker:
                 task = self.top(other.queue)
                 if task is not None and found is not None and task.order // LEVEL < found.order // LEVEL:
@@ -450,9 +443,7 @@ class Placement:
         """An idle worker without work takes some from the longest of a few other queues."""
         victim: Worker | None = None
         empty: Worker | None = None
-        for looked, other in enumerate(self.crowded):
-            if looked == LOOKS:
-                break
+        for other in self.crowded.some(LOOKS):
             if other is not worker:
                 if self.top(other.queue) is None:
                     empty = other
@@ -461,7 +452,7 @@ class Placement:
                 elif victim is None or other.queued > victim.queued:
                     victim = other
         if empty is not None:
-            del self.crowded[empty]
+            self.crowded.discard(empty)
         if victim is None:
             return 0
         quota = (len(victim.queue) + 1) // 2
@@ -490,9 +481,7 @@ class Placement:
         """Somebody has nothing to do: ask a worker with a backlog to give some of it back."""
         victim: Worker | None = None
         longest = 0.0
-        for looked, worker in enumerate(self.stuffed):
-            if looked == LOOKS:
-                break
+        for worker in self.stuffed.some(LOOKS):
             if surplus(worker) <= 0:
                 continue
             stuck = self.now - worker.progress
@@ -616,6 +605,8 @@ class Placement:
 
         :raises InternalError: one is not.
         """
+        if self.nthreads != sum(worker.nthreads for worker in workers.values() if not worker.lost):
+            raise InternalError(f"{self.nthreads} threads are counted")
         for worker in workers.values():
             busy = worker.busy()
             seconds = 0.0
@@ -635,6 +626,13 @@ class Placement:
                 raise InternalError(f"{worker!r} has {busy} tasks, idle: {worker in self.idle}")
             if (worker in self.stuffed) != (len(worker.processing) > 0 and busy > worker.nthreads):
                 raise InternalError(f"{worker!r} stuffed: {worker in self.stuffed}")
+            free = free_of(worker)
+            if any(abs(amount - worker.free[name]) > 1e-6 for name, amount in free.items()):
+                raise InternalError(f"{worker!r} counts {worker.free} of {worker.resources} as free")
+            if abs(sum(task.expected for task in worker.processing.values()) - worker.expected) > 1e-3:
+                raise InternalError(f"{worker!r} expects {worker.expected} bytes")
+            if worker.recalled != sum(1 for task in worker.processing.values() if task.recalled):
+                raise InternalError(f"{worker!r} counts {worker.recalled} recalled tasks")
             if worker.scratch:
                 raise InternalError(f"the scratch sum of {worker!r} was left at {worker.scratch}")
             for entry in worker.queue:
@@ -648,6 +646,15 @@ def estimate(task: Task) -> float:
     if group.count == 0:
         return PRIOR
     return group.seconds if group.seconds > FLOOR else FLOOR
+
+
+def free_of(worker: Worker) -> dict[str, float]:
+    """What of the worker's resources its tasks leave free."""
+    free = dict(worker.resources)
+    for task in worker.processing.values():
+        for name, amount in task.needs.resources.items():
+            free[name] -= amount
+    return free
 
 
 def surplus(worker: Worker) -> int:

@@ -18,12 +18,16 @@ __all__ = [
     "Group",
     "Needs",
     "Peer",
+    "Pool",
     "Task",
     "Worker",
 ]
 
 #: What is known of a failure: ``(kind, blob, text, info)``, see docs/protocol.md.
 Failure = tuple[str, bytes, str, "dict[str, Any]"]
+
+#: What sums of amounts may be off.
+_ROUNDING: Final = 1e-9
 
 #: How much the newest of many measurements counts.
 _NEWEST: Final = 0.05
@@ -107,7 +111,7 @@ class Needs:
 
     def _within(self, amounts: dict[str, float]) -> bool:
         for name, amount in self.resources.items():  # noqa: SIM110 - compiled, a generator would be slower
-            if amounts.get(name, 0.0) < amount:
+            if amounts.get(name, 0.0) < amount - _ROUNDING:
                 return False
         return True
 
@@ -323,6 +327,54 @@ class Worker(Peer):
         self.rows = rows
         self.op = "run"
         self.outbox.append(("run", rows, where))
+
+
+@final
+class Pool:
+    """Some of the workers: joining, leaving and looking at a few members in turn take the same time whatever its size.
+
+    A dict would keep the order of joining, but has to step over all who have left to find its first member.
+    """
+
+    def __init__(self) -> None:
+        self.members: list[Worker] = []
+        self._places: dict[Worker, int] = {}
+        #: Whose turn it is.
+        self._turn: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Pool of {len(self.members)}>"
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __contains__(self, worker: Worker) -> bool:
+        return worker in self._places
+
+    def add(self, worker: Worker) -> None:
+        if worker not in self._places:
+            self._places[worker] = len(self.members)
+            self.members.append(worker)
+
+    def discard(self, worker: Worker) -> None:
+        place = self._places.pop(worker, -1)
+        if place >= 0:
+            last = self.members.pop()
+            if last is not worker:
+                self.members[place] = last
+                self._places[last] = place
+
+    def next(self) -> Worker:
+        """Each member in turn. There has to be one."""
+        turn = self._turn
+        if turn >= len(self.members):
+            turn = 0
+        self._turn = turn + 1
+        return self.members[turn]
+
+    def some(self, count: int) -> list[Worker]:
+        """At most so many members, others each time."""
+        return [self.next() for _ in range(min(count, len(self.members)))]
 
 
 @final

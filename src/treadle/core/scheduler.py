@@ -183,7 +183,7 @@ class Scheduler:
             self.ledger.wait_again(task, False)
 
     # -- what workers say ----------------------------------------------------------------------------------------
-    # The news that a worker has died comes from its parent, and may overtake what the worker said last: that is ignored.
+    # The news that a worker has died comes from its parent and may overtake what the worker said last, which is ignored.
 
     def on_finished(self, worker: Worker, rows: list[tuple[int, int, float, bytes | None]], now: float) -> None:
         """Rows of attempt, bytes of the result, seconds of execution, and the packed result if it rides along."""
@@ -546,7 +546,9 @@ class Scheduler:
         placement = self.placement
         if self.lost:
             return True
-        return bool(placement.idle) and bool(placement.stuffed or placement.crowded or placement.needy)
+        return len(placement.idle) > 0 and (
+            len(placement.stuffed) > 0 or len(placement.crowded) > 0 or len(placement.needy) > 0
+        )
 
     def tick(self, now: float) -> None:
         """Time has passed."""

@@ -365,11 +365,19 @@ class Server:
         self._timer = None
         now = self._clock()
         self._feed(self.core.tick, now)
-        if now - self._looked >= LATER:
+        passed = now - self._looked
+        if passed >= LATER:
             self._looked = now
+            if passed > 2 * LATER:
+                self._forgive(passed)
             self._check_silent(now)
             self._sweeper.look()
         self._wake_at(LATER)
+
+    def _forgive(self, seconds: float) -> None:
+        """This process was stopped, or starved: what the workers said meanwhile is still to be read."""
+        for member in self.roster.workers.values():
+            member.heard += seconds
 
     def _check_silent(self, now: float) -> None:
         for member in list(self.roster.workers.values()):

@@ -1,0 +1,447 @@
+"""Everything that can go wrong, in any order: random actions upon a simulated cluster, and what must hold all the same.
+
+An action is a name and a number; what exactly happens follows from the number and from what there is at that moment, so
+that any list of actions can be played, and a part of it too. Hypothesis may choose them, or :func:`random_actions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, NamedTuple
+
+from treadle.errors import ProtocolError
+from treadle.testing.simulation.client import SimulatedClient, SimulatedFuture
+from treadle.testing.simulation.cluster import SimulatedCluster
+from treadle.testing.simulation.network import Frame
+from treadle.testing.simulation.scheduler import Costs
+from treadle.testing.simulation.tasks import Run, checksum
+from treadle.testing.simulation.worker import SimulatedWorker
+
+__all__ = ["ACTIONS", "Storm", "random_actions"]
+
+#: Always in this order, so that a choice means the same in every process.
+_NAMES = ("alpha", "beta")
+_ALWAYS = 1 << 30
+#: How long the tasks of a function may take: big results of quick ones are rather computed again than fetched.
+_SECONDS = {"quick": (0.0, 0.0001), "short": (0.001, 0.02), "long": (0.02, 0.3)}
+
+
+_WRONG_OF_CLIENTS: tuple[tuple[Any, ...], ...] = (
+    ("submit", ["w"], [99], [b"\x90"], [], None, None),
+    ("submit", ["w"], [], [b"\x90"], [], None, None),
+    ("submit", ["w"], [0], [b"\x90"], [[0]], None, None),
+    ("submit", ["w"], [0], [b"\x90"], [], [1], None),
+    ("submit", ["w"], [0], [b"\x90"], [], None, {"priority": 1 << 62}),
+    ("submit", ["w"], [0], [b"\x90"], [], None, {"resources": {"GPU": -1.0}}),
+    ("functions", [(0, b"x" * 16, "f0", b"", True), (0, b"x" * 16, "f0", b"", True)]),
+)
+_WRONG_OF_WORKERS: tuple[tuple[Any, ...], ...] = (
+    ("finished", [(0, 28, 0.0, None)]),
+    ("finished", [(1 << 40, 28, 0.0, None)]),
+    ("failed", 1 << 40, 0.0, ("raised", b"", "", {})),
+    ("returned", [1 << 40]),
+    ("stopped", [0]),
+)
+
+
+class _Plan(NamedTuple):
+    """What a task is to do, and what it needs."""
+
+    deps: tuple[str, ...]
+    seconds: float
+    nbytes: int
+    #: How many of its first runs raise, and how many after these kill their worker.
+    raises: int
+    kills: int
+    retries: int
+
+
+class Storm:
+    """A cluster, those who use it, and a record of what they may expect.
+
+    :param seed: decides how long each frame is on its way.
+    :param encode: see :class:`SimulatedCluster`.
+    """
+
+    def __init__(self, seed: int, encode: Callable[[str, str, Frame], Frame] | None = None) -> None:
+        self._weather = Random(seed)
+        self.cluster = SimulatedCluster(
+            behaviour=self._behave,
+            latency=self._latency,
+            bandwidth=1e8,
+            costs=self._weather.choice((Costs(), Costs(frame=20e-6, row=10e-6), Costs(row=0.002))),
+            evaluate=checksum,
+            violation=self._violated,
+            check=True,
+            encode=encode,
+        )
+        self.plans: dict[str, _Plan] = {}
+        #: Keys whose values were scattered.
+        self.scattered: set[str] = set()
+        #: The graphs that were submitted, to be submitted again.
+        self.graphs: list[tuple[dict[str, tuple[str, tuple[str, ...]]], int]] = []
+        #: Those who have said what they may not say.
+        self._wicked: set[str] = set()
+        self._values: dict[str, int] = {}
+        self._cuts: list[tuple[str, str]] = []
+        self._frozen: list[SimulatedWorker] = []
+        self.cluster.add_client()
+        if self._weather.random() < 0.3:
+            self.cluster.failing = lambda: self._weather.random() < 0.2
+        for name in ("", *_NAMES):
+            self.cluster.add_worker(name=name, resources={"GPU": 1.0} if name else None)
+
+    def play(self, actions: Iterable[tuple[str, int]]) -> None:
+        """Let it all happen, and then see that everything comes to its right end.
+
+        :raises AssertionError: a future is wrong, or has no end; something is left over when nobody wants anything.
+        :raises InternalError: an invariant of a scheduler or a worker does not hold.
+        """
+        try:
+            for name, number in actions:
+                ACTIONS[name](self, Random(number))
+                self.cluster.timeline.step()
+            self.calm()
+            self.cluster.run_until_done(300.0)
+            self.judge()
+            self.clear()
+        except Exception as error:
+            raise AssertionError(f"{error!r}\nThe last messages:\n{self.cluster.story()[-6000:]}") from error
+
+    def calm(self) -> None:
+        """The faults stop, and there are workers for everything."""
+        cluster = self.cluster
+        cluster.failing = None
+        for one, other in self._cuts:
+            cluster.mend(one, other)
+        for worker in self._frozen:
+            worker.up.resume()
+            worker.down.resume()
+        cluster.replacing = True
+        for name in _NAMES:
+            cluster.add_worker(2, name=name, resources={"GPU": 2.0})
+        for client in self._clients():
+            client.gather(key for key, future in client.futures.items() if future.status in ("pending", "done"))
+
+    def judge(self) -> None:
+        """Every future of every client that is still there has the right end."""
+        for client in self._clients():
+            for future in client.futures.values():
+                self._judge(client, future)
+
+    def clear(self) -> None:
+        """All clients release everything: then there is nothing left anywhere."""
+        cluster = self.cluster
+        for client in self._clients():
+            client.release([key for key, future in client.futures.items() if future.status != "cancelled"])
+        cluster.settle()
+        core = cluster.core
+        assert not core.tasks, f"tasks are left: {list(core.tasks.values())!r}"
+        for record in core.workers.values():
+            left = (record.processing, record.stopping, record.held)
+            assert not any(left), f"{record!r} has left: {left!r}"
+        for worker in cluster.workers.values():
+            if worker.alive:
+                assert not worker.running, f"{worker!r} runs {worker.running!r}"
+                held = [key for key in worker.state.store if key not in self.scattered]
+                assert not held, f"{worker!r} holds {held!r}"
+                assert not worker.state.jobs, f"{worker!r} has {worker.state.jobs!r}"
+                assert not worker.state.awaited, f"{worker!r} awaits {worker.state.awaited!r}"
+        for client in self._clients():
+            client.close()
+        cluster.settle()
+        assert not core.clients, f"clients are left: {core.clients!r}"
+
+    def expected(self, key: str) -> int:
+        """The value of a key."""
+        if key not in self._values:
+            self._values[key] = checksum(key, [self.expected(dep) for dep in self.plans[key].deps])
+        return self._values[key]
+
+    # What happens.
+
+    def submit(self, random: Random) -> None:
+        """A client submits a graph of a few tasks."""
+        client = self._client(random)
+        count = random.choice((1, 2, 4, 8, 20, 50))
+        reach = random.choice((1, 3, 20))
+        rooted = random.choice((0.0, 0.0, 0.8))
+        serial = len(self.plans)
+        names = [key for key in client.futures if random.random() < 0.5][-5:]
+        graph: dict[str, tuple[str, tuple[str, ...]]] = {}
+        retries = random.choice((0, 0, 1, 3))
+        for number in range(count):
+            key = f"t{serial + number}"
+            near = names[-reach:]
+            inputs = 0 if random.random() < rooted else random.choice((0, 1, 1, 2, 5))
+            deps = tuple(sorted(random.sample(near, min(len(near), inputs))))
+            function = random.choice(list(_SECONDS))
+            graph[key] = (function, deps)
+            self.plans[key] = _Plan(
+                deps,
+                random.choice(_SECONDS[function]),
+                random.choice((0, 28, 28, 20_000, 3_000_000)),
+                random.choice((0,) * 20 + (1, 2, _ALWAYS)),
+                random.choice((0,) * 30 + (1, _ALWAYS)),
+                retries,
+            )
+            names.append(key)
+            if random.random() < 0.02:
+                self.cluster.unusable.add(key)
+        self.graphs.append((graph, retries))
+        # Of the first part every result is wanted, because the second names them as results of an earlier message.
+        first = dict(list(graph.items())[: random.choice((0, 0, count // 2))])
+        second = {key: task for key, task in graph.items() if key not in first}
+        for part in (first, second):
+            if part:
+                some = sorted(random.sample(list(part), random.randint(1, len(part))))
+                client.submit(
+                    part,
+                    None if part is first or random.random() < 0.3 else some,
+                    priority=random.choice((0, 0, 0, 1, -2)),
+                    workers=random.choice((None, None, None, [_NAMES[0]], [_NAMES[1]], list(_NAMES))),
+                    resources=random.choice((None, None, None, None, {"GPU": 1.0}, {"GPU": 2.0})),
+                    retries=retries,
+                    pure=random.random() < 0.7,
+                )
+
+    def submit_again(self, random: Random) -> None:
+        """A client submits what somebody has submitted before."""
+        if self.graphs:
+            graph, retries = random.choice(self.graphs)
+            client = self._client(random)
+            client.submit(graph, retries=retries)
+            if random.random() < 0.5:
+                client.gather(graph)
+
+    def want(self, random: Random) -> None:
+        """A client wants what is, or was, another one's."""
+        client = self._client(random)
+        known = sorted(key for key in self.plans if client.can_want(key))
+        if known:
+            client.want(sorted(random.sample(known, min(3, len(known)))))
+
+    def release(self, random: Random) -> None:
+        """A client releases some futures."""
+        client = self._client(random)
+        client.release(
+            [
+                key
+                for key, future in list(client.futures.items())
+                if future.status != "cancelled" and random.random() < 0.5
+            ]
+        )
+
+    def cancel(self, random: Random) -> None:
+        """A client cancels some futures."""
+        client = self._client(random)
+        client.cancel(
+            [key for key, future in client.futures.items() if future.status != "cancelled" and random.random() < 0.5]
+        )
+
+    def gather(self, random: Random) -> None:
+        """A client asks for some results."""
+        client = self._client(random)
+        client.gather(
+            [
+                key
+                for key, future in client.futures.items()
+                if future.status in ("pending", "done") and random.random() < 0.5
+            ]
+        )
+
+    def scatter(self, random: Random) -> None:
+        """A client puts values onto a worker."""
+        worker = self._worker(random)
+        if worker is not None:
+            client = self._client(random)
+            rows: dict[str, int] = {}
+            for _ in range(random.randint(1, 3)):
+                key = f"t{len(self.plans)}"
+                nbytes = random.choice((28, 500_000))
+                self.plans[key] = _Plan((), 0.0, nbytes, 0, 0, 0)
+                self.scattered.add(key)
+                rows[key] = nbytes
+            client.scatter(rows, worker)
+
+    def join_worker(self, random: Random) -> None:
+        """One more worker."""
+        self.cluster.add_worker(
+            random.choice((1, 1, 2, 4)),
+            name=random.choice(("", *_NAMES)),
+            resources=random.choice((None, {"GPU": 1.0}, {"GPU": 3.0})),
+            memory_limit=random.choice((0, 0, 1_000_000, 20_000_000)),
+            supervised=random.random() < 0.7,
+            speed=random.choice((1.0, 0.1)),
+        )
+
+    def leave(self, random: Random) -> None:
+        """A worker takes its leave."""
+        worker = self._worker(random)
+        if worker is not None:
+            self.cluster.leave(worker)
+
+    def kill(self, random: Random) -> None:
+        """A worker dies, and its parent, if it has one, tells of it early, late or never."""
+        worker = self._worker(random)
+        if worker is not None:
+            self.cluster.kill(worker, report_after=random.choice((0.0, 0.0, 0.002, 0.5, 3.0, None)))
+
+    def freeze(self, random: Random) -> None:
+        """A worker and the scheduler do not hear from one another for a while."""
+        worker = self._worker(random)
+        if worker is not None:
+            for way in random.choice(((worker.up,), (worker.down,), (worker.up, worker.down))):
+                way.stall()
+            self._frozen.append(worker)
+
+    def thaw(self, random: Random) -> None:
+        """A worker and the scheduler hear from one another again."""
+        if self._frozen:
+            worker = self._frozen.pop(random.randrange(len(self._frozen)))
+            worker.up.resume()
+            worker.down.resume()
+
+    def give_up(self, random: Random) -> None:
+        """The scheduler hangs up on a worker."""
+        worker = self._worker(random)
+        if worker is not None:
+            self.cluster.give_up(worker)
+
+    def cut(self, random: Random) -> None:
+        """Some workers and clients do not reach one another."""
+        ends = [worker.ident for worker in self.cluster.workers.values() if worker.alive]
+        ends += [client.ident for client in self._clients()] or ["nobody"]
+        for _ in range(random.randint(1, 4)):
+            one, other = random.choice(ends), random.choice(ends)
+            self.cluster.cut(one, other)
+            self._cuts.append((one, other))
+
+    def mend(self, random: Random) -> None:
+        """Two that did not reach one another do so again."""
+        if self._cuts:
+            self.cluster.mend(*self._cuts.pop(random.randrange(len(self._cuts))))
+
+    def join_client(self, random: Random) -> None:
+        """One more client."""
+        self.cluster.add_client()
+
+    def leave_client(self, random: Random) -> None:
+        """A client goes, without releasing anything."""
+        self._client(random).close()
+
+    def misbehave(self, random: Random) -> None:
+        """A client or a worker says what it may not say, and is thrown out for it."""
+        if random.random() < 0.5:
+            client = self._client(random)
+            if client.alive:
+                client.send(random.choice(_WRONG_OF_CLIENTS))
+                self._wicked.add(client.ident)
+        else:
+            worker = self._worker(random)
+            if worker is not None:
+                worker.up.send([random.choice(_WRONG_OF_WORKERS)])
+                self._wicked.add(worker.ident)
+
+    def step(self, random: Random) -> None:
+        """A few things happen."""
+        for _ in range(random.choice((1, 3, 10, 50))):
+            self.cluster.timeline.step()
+
+    def wait(self, random: Random) -> None:
+        """Some time passes."""
+        self.cluster.run(random.choice((0.001, 0.01, 0.1, 3.0)))
+
+    # Inside.
+
+    def _violated(self, ident: str, error: ProtocolError) -> None:
+        if ident not in self._wicked:
+            raise error
+
+    def _clients(self) -> list[SimulatedClient]:
+        return [client for client in self.cluster.clients.values() if client.alive]
+
+    def _client(self, random: Random) -> SimulatedClient:
+        clients = self._clients()
+        return random.choice(clients) if clients else self.cluster.add_client()
+
+    def _worker(self, random: Random) -> SimulatedWorker | None:
+        workers = [worker for worker in self.cluster.workers.values() if worker.alive]
+        return random.choice(workers) if workers else None
+
+    def _latency(self, sender: str, receiver: str) -> float:
+        return self._weather.choice((0.0, 0.0001, 0.0001, 0.001, 0.03))
+
+    def _behave(self, key: str, function: str, number: int) -> Run:
+        plan = self.plans[key]
+        if number <= plan.raises:
+            return Run(plan.seconds, error=f"run {number} of {key} raised")
+        return Run(plan.seconds, plan.nbytes, kills=number - plan.raises <= plan.kills)
+
+    def _judge(self, client: SimulatedClient, future: SimulatedFuture) -> None:
+        key = future.key
+        who = f"{future!r} of {client!r}"
+        if future.status == "done":
+            assert future.gathered, f"{who} was not gathered"
+            assert future.value == self.expected(key), f"{who} has a wrong value"
+        elif future.status == "failed":
+            assert future.error is not None
+            assert self._may_fail(key, future), f"{who}: {future.culprit!r} had no reason to fail: {future.error!r}"
+        else:
+            assert future.status == "cancelled", f"{who} has no end: {self.cluster.core.explain(key)}"
+
+    def _may_fail(self, key: str, future: SimulatedFuture) -> bool:
+        assert future.error is not None
+        culprit = future.culprit
+        kind = future.error[0]
+        ancestors = [key]
+        for ancestor in ancestors:
+            ancestors += [dep for dep in self.plans[ancestor].deps if dep not in ancestors]
+        if kind == "refused":
+            return any(ancestor in self.cluster.unusable for ancestor in ancestors)
+        if kind == "lost":
+            return any(ancestor in self.scattered for ancestor in ancestors) or future.error[3]["worker"] == ""
+        plan = self.plans[culprit]
+        if kind == "died":
+            return culprit in ancestors and self.cluster.deaths.get(culprit, 0) >= 3
+        # A value that cannot be passed on uses up the retries of those who need it.
+        retries = 0 if self.cluster.unusable.intersection(plan.deps) else plan.retries
+        return culprit in ancestors and kind == "raised" and plan.raises > retries
+
+
+#: What can be done to a storm, by name.
+ACTIONS: dict[str, Callable[[Storm, Random], None]] = {
+    "submit": Storm.submit,
+    "submit_again": Storm.submit_again,
+    "want": Storm.want,
+    "release": Storm.release,
+    "cancel": Storm.cancel,
+    "gather": Storm.gather,
+    "scatter": Storm.scatter,
+    "join_worker": Storm.join_worker,
+    "leave": Storm.leave,
+    "kill": Storm.kill,
+    "freeze": Storm.freeze,
+    "thaw": Storm.thaw,
+    "give_up": Storm.give_up,
+    "cut": Storm.cut,
+    "mend": Storm.mend,
+    "join_client": Storm.join_client,
+    "leave_client": Storm.leave_client,
+    "misbehave": Storm.misbehave,
+    "step": Storm.step,
+    "wait": Storm.wait,
+}
+
+#: How much more often than the others some actions are chosen.
+_WEIGHTS = {"submit": 5, "join_worker": 3, "step": 6, "wait": 3, "kill": 2, "cut": 3}
+
+
+def random_actions(seed: int, count: int = 40) -> list[tuple[str, int]]:
+    """Actions for :meth:`Storm.play`, without Hypothesis."""
+    random = Random(seed)
+    names = [name for name in ACTIONS for _ in range(_WEIGHTS.get(name, 1))]
+    return [("submit", random.randrange(1 << 20))] + [
+        (random.choice(names), random.randrange(1 << 20)) for _ in range(count)
+    ]

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import treadle
-from treadle import Client, Future, LocalCluster, delayed
+from treadle import Client, Future, LocalCluster, delayed, wait
 from treadle.client.default import current
 from treadle.errors import TaskNotSerializableError, UserError
 from treadle.testing.tasks import Boom, Pair, add, boom, called_with, eventually, inc, meet, pipes, same, total
@@ -546,9 +546,11 @@ def test_the_asynchronous_client(cluster: LocalCluster) -> None:
             future = client.submit(inc, 1)
             assert await future == 2
             assert await client.gather(client.map(inc, range(3))) == [1, 2, 3]
-            big = client.submit(bytes, 1_000_000)
-            assert len(await asyncio.wrap_future(big)) == 1_000_000
-            assert len(await asyncio.wrap_future(client.submit(bytes, 1_000_001))) == 1_000_001
+            big: concurrent.futures.Future[Any] = client.submit(bytes, 1_000_000)
+            for _ in range(2):  # before it is done, and after
+                assert len(await asyncio.wrap_future(big)) == 1_000_000
+            await wait([done := client.submit(bytes, 1_000_001)])
+            assert len(await asyncio.wrap_future(cast(Any, done))) == 1_000_001
             assert await client.submit(len, await client.scatter([1, 2], workers=None)) == 2
             assert await client.get({"x": (inc, 1)}, ["x"]) == [2]
             assert await client.compute(delayed(inc)(1)) == 2

@@ -263,10 +263,7 @@ def test_needs_are_respected_and_explained() -> None:
     worker = stage.join("rich", 4, resources={"GPU": 2})
     assert stage.where("x") == "rich"
     stage.submit({"y": ()}, resources={"GPU": 1})
-    assert (
-        explain("y")
-        == "'y' is ready to run, needs 1 GPU, and waits until there is room on worker 'rich'."
-    )
+    assert explain("y") == "'y' is ready to run, needs 1 GPU, and waits until there is room on worker 'rich'."
     stage.finish(worker, "x")
     assert stage.where("y") == "rich"
     assert worker.free == {"GPU": 1}

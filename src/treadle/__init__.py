@@ -1,4 +1,4 @@
-"""Treadle runs graphs of Python tasks: in one thread, on threads, or on processes.
+"""Treadle runs graphs of Python tasks: in one thread, on threads, on processes, or on a cluster.
 
 Everything public is reached from here and imported when it is first used, so that ``import treadle`` costs next
 to nothing.
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from treadle import sync as sync
     from treadle import threaded as threaded
     from treadle.callbacks import Callback as Callback
+    from treadle.client.client import Client as Client
+    from treadle.client.future import Future as Future
+    from treadle.client.meters import progress as progress
+    from treadle.client.waiting import as_completed as as_completed
+    from treadle.client.waiting import wait as wait
     from treadle.deferred import Delayed as Delayed
     from treadle.deferred import compute as compute
     from treadle.deferred import delayed as delayed
+    from treadle.deploy.local import LocalCluster as LocalCluster
     from treadle.diagnostics.profiler import Profiler as Profiler
     from treadle.diagnostics.progress import ProgressBar as ProgressBar
     from treadle.drawing import visualize as visualize
@@ -34,28 +40,38 @@ if TYPE_CHECKING:
 _MODULES = ("config", "errors", "graph", "multiprocessing", "sync", "threaded")
 _HOMES = {
     "Callback": "treadle.callbacks",
+    "Client": "treadle.client.client",
     "Data": "treadle.graph.spec",
     "Delayed": "treadle.deferred",
+    "Future": "treadle.client.future",
+    "LocalCluster": "treadle.deploy.local",
     "Profiler": "treadle.diagnostics.profiler",
     "ProgressBar": "treadle.diagnostics.progress",
     "Ref": "treadle.graph.spec",
     "Task": "treadle.graph.spec",
+    "as_completed": "treadle.client.waiting",
     "compute": "treadle.deferred",
     "delayed": "treadle.deferred",
     "get": "treadle.scheduling",
+    "progress": "treadle.client.meters",
     "tokenize": "treadle.tokens",
     "visualize": "treadle.drawing",
+    "wait": "treadle.client.waiting",
 }
 
 __all__ = [
     "Callback",
+    "Client",
     "Data",
     "Delayed",
+    "Future",
+    "LocalCluster",
     "Profiler",
     "ProgressBar",
     "Ref",
     "Task",
     "__version__",
+    "as_completed",
     "compute",
     "config",
     "delayed",
@@ -63,10 +79,12 @@ __all__ = [
     "get",
     "graph",
     "multiprocessing",
+    "progress",
     "sync",
     "threaded",
     "tokenize",
     "visualize",
+    "wait",
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from treadle import config
 from treadle.callbacks import Callback
+from treadle.client.default import current
 from treadle.errors import UserError
 from treadle.local.drive import Driver, Outcome, SyncDriver, execute
 from treadle.local.nesting import confined
@@ -45,8 +46,9 @@ def get(
     :param graph: a mapping from keys to tasks and values. A tuple headed by a callable is a task, and an argument
         that equals a key stands for its result; :class:`treadle.Task` and :class:`treadle.Ref` say the same explicitly.
     :param keys: a key, or a list of keys (lists may be nested): results come back in the same shape.
-    :param scheduler: ``"threads"``, ``"processes"``, ``"sync"``, an executor or a ``multiprocessing`` pool, or another
-        function ``get(graph, keys)``. Default: what ``config.set(scheduler=...)`` says, else ``"threads"``.
+    :param scheduler: ``"threads"``, ``"processes"``, ``"sync"``, a :class:`treadle.Client`, an executor or a
+        ``multiprocessing`` pool, or another function ``get(graph, keys)``. Default: what ``config.set(scheduler=...)``
+        says, else the client that is open, else ``"threads"``.
     :param num_workers: how many tasks run at once. Default: ``config``, else the number of usable cores.
     :param pool: an executor or a ``multiprocessing`` pool to use instead of Treadle's own threads or processes.
     :param callbacks: hooks for this call, besides those whose ``with`` block surrounds it.
@@ -75,7 +77,11 @@ def outcome(
 ) -> Outcome:
     """:func:`get` for callers that raise the error themselves, so that one frame of ours stays in its traceback."""
     if scheduler is None:
-        scheduler = config.get("scheduler") or "threads"
+        scheduler = config.get("scheduler") or (current() if pool is None else None) or "threads"
+    if hasattr(scheduler, "__treadle_outcome__"):
+        _refuse_misspelt(options)
+        done: Outcome = scheduler.__treadle_outcome__(graph, keys, callbacks)
+        return done
     if callable(scheduler):
         extra = {"num_workers": num_workers, "pool": pool, "callbacks": callbacks, **options}
         return _foreign(scheduler, graph, keys, {word: value for word, value in extra.items() if value is not None})
@@ -99,7 +105,7 @@ def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
     if kind is None:
         raise SchedulerError(
             f"there is no scheduler {scheduler!r}; there are 'threads', 'processes' and 'sync', "
-            "or pass an executor, a multiprocessing pool, or a function get(graph, keys)."
+            "or pass a client, an executor, a multiprocessing pool, or a function get(graph, keys)."
         )
     if kind == "sync" or confined():
         return SyncDriver()

@@ -146,8 +146,8 @@ class Client:
 
     @property
     def closed(self) -> bool:
-        """True once it cannot be used any more, because it was closed or has lost its scheduler."""
-        return self._session is not None and self._session.ended is not None
+        """True once :meth:`close` was called, and in a forked child of the process that it belongs to."""
+        return self._over or (self._session is not None and self._session.abandoned)
 
     @property
     def address(self) -> str:
@@ -209,7 +209,7 @@ class Client:
         session = self._session
         if session is None:
             return f"<Client {self._name!r}, not connected>"
-        state = "open" if session.ended is None else "closed"
+        state = "closed" if self.closed else "open" if session.ended is None else "lost"
         return f"<Client {self._name!r} of {session.address}, {len(session.registry.futures)} keys, {state}>"
 
     # Tasks
@@ -288,15 +288,14 @@ class Client:
         Takes ``priority``, ``workers``, ``resources`` and ``retries`` for all of its tasks. Other options are ignored:
         Dask hands its schedulers whatever its users say.
         """
-        steps = self._outcome(graph, keys, callbacks, options)
         if self.asynchronous:
-            return _raised(steps)
-        done = self._block(steps)
+            return _raised(self._outcome(graph, keys, callbacks, options))
+        done = self._block(self._outcome, graph, keys, callbacks, options)
         if done.error is not None:
             try:
                 raise done.error
             finally:
-                del done, steps  # see treadle.get
+                del done  # see treadle.get
         return done.value
 
     def __treadle_outcome__(self, graph: Any, keys: Any, callbacks: Iterable[Callback] | None) -> Outcome:
@@ -306,7 +305,7 @@ class Client:
                 "`await client.get(graph, keys)` or `await client.compute(value)`, or name a scheduler."
             )
             return Outcome(None, error)
-        return self._block(self._outcome(graph, keys, callbacks, {}))
+        return self._block(self._outcome, graph, keys, callbacks, {})
 
     async def _outcome(
         self, graph: Any, keys: Any, callbacks: Iterable[Callback] | None, options: Mapping[str, Any]
@@ -392,7 +391,7 @@ class Client:
         if self.asynchronous:
             return self._gather_async(value, errors)
         found = futures_in(value)
-        failed = self._block(self._obtain(found, errors))
+        failed = self._block(self._obtain, found, errors)
         error = None if failed is None else failed._error()
         if error is not None:
             try:
@@ -427,7 +426,7 @@ class Client:
         :param workers: the only workers to use: names, idents, addresses or hosts.
         :returns: futures in the shape of ``data``: a list, a dict with the same keys, or one.
         """
-        return self._face(self._scatter(listed(data), workers))
+        return self._face(self._scatter, listed(data), workers)
 
     async def _scatter(self, data: Any, workers: str | Iterable[str] | None) -> Any:
         if isinstance(data, dict):
@@ -449,32 +448,31 @@ class Client:
     def who_has(self, futures: Any = None) -> Any:
         """The idents of the workers that hold each result, by key; of all results on the cluster by default."""
         keys = None if futures is None else [future.key for future in futures_in(listed(futures))]
-        return self._face(self._ask("who_has", keys))
+        return self._face(self._ask, "who_has", keys)
 
     def has_what(self, workers: str | Iterable[str] | None = None) -> Any:
         """The keys of the results that each worker holds, by ident; of all workers by default."""
         names = None if workers is None else [workers] if isinstance(workers, str) else list(workers)
-        return self._face(self._ask("has_what", names))
+        return self._face(self._ask, "has_what", names)
 
     def scheduler_info(self) -> Any:
         """The scheduler, its workers and how many tasks are in which state, as a dict."""
-        return self._face(self._ask("info", None))
+        return self._face(self._ask, "info", None)
 
     def explain(self, future: Future[Any] | str) -> Any:
         """Why a task is where it is, in one sentence."""
-        return self._face(self._ask("explain", future if isinstance(future, str) else future.key))
+        return self._face(self._ask, "explain", future if isinstance(future, str) else future.key)
 
     async def _ask(self, topic: str, argument: Any) -> Any:
         return await self.session.ask(topic, argument)
 
-    def _face(self, steps: Steps[T]) -> Any:
-        return run_async(steps) if self.asynchronous else self._block(steps)
+    def _face(self, make: Callable[..., Steps[T]], *args: Any) -> Any:
+        return run_async(make(*args)) if self.asynchronous else self._block(make, *args)
 
-    def _block(self, steps: Steps[T]) -> T:
+    def _block(self, make: Callable[..., Steps[T]], *args: Any) -> T:
         if self._session is not None and self._session.in_loop():
-            steps.close()
             self._session.check_thread(self)
-        return run_blocking(steps)
+        return run_blocking(make, *args)
 
 
 async def _raised(steps: Steps[Outcome]) -> Any:

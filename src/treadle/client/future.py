@@ -59,6 +59,8 @@ class _Lazy:
         self._name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
         made: list[Any] = []
         return instance.__dict__.setdefault(self._name, made)
 

@@ -15,6 +15,7 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from treadle.client.shield import Steadied
 from treadle.local.drive import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -195,20 +196,23 @@ class Stream:
             return [ready.popleft() for _ in range(len(ready) if count is None else min(count, len(ready)))]
 
 
-def run_blocking(steps: Steps[T]) -> T:
-    """Run to the end in this thread, which sleeps while it waits."""
-    try:
-        latch = steps.send(None)
-        while True:
-            try:
-                latch.block()
-            except BaseException as interrupt:
-                latch = steps.throw(interrupt)
-            else:
-                latch = steps.send(None)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
+def run_blocking(make: Callable[..., Steps[T]], *args: Any) -> T:
+    """Run the steps that ``make(*args)`` returns to their end in this thread, which sleeps while it waits."""
+    with Steadied(run_blocking.__code__) as steadied:
+        steps = make(*args)
+        try:
+            latch = steps.send(None)
+            while True:
+                try:
+                    steadied.deliver()
+                    latch.block()
+                except BaseException as interrupt:
+                    latch = steps.throw(interrupt)
+                else:
+                    latch = steps.send(None)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
 
 
 async def run_async(steps: Steps[T]) -> T:

@@ -41,8 +41,8 @@ def progress(*futures: Any, console: Console | None = None) -> Any:
     if not found:
         raise UserError("progress() needs futures to wait for")
     (session,) = sessions
-    steps = _Bars(session, console).watch(found)
-    return run_async(steps) if session.in_loop() else run_blocking(steps)
+    bars = _Bars(session, console)
+    return run_async(bars.watch(found)) if session.in_loop() else run_blocking(bars.watch, found)
 
 
 class _Bars:
@@ -59,9 +59,11 @@ class _Bars:
         error: BaseException | None = None
         try:
             await self._look(True)
-            while not all(future.done() for future in futures):
+            over = False
+            while not over:
                 try:
                     await self._session.obtain(futures, fetch=False, deadline=deadline_of(INTERVAL))
+                    over = True
                 except concurrent.futures.TimeoutError:
                     pass
                 await self._look(False)
@@ -72,9 +74,11 @@ class _Bars:
             raise
         finally:
             failed = next((future for future in futures if future.status in ("error", "lost")), None)
+            if error is None and failed is not None:
+                error = failed.exception()
             for meter in self._meters.values():
-                if error is not None or (failed is not None and meter.done < meter.total):
-                    meter.error = error or failed._exception if failed is not None else error
+                if meter.done < meter.total:
+                    meter.error = error
                 hide(meter, self._console)
             del error
 

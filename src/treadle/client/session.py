@@ -291,7 +291,7 @@ class Session:
         if future._state != PENDING and not (fetch and type(future._held) is Place):
             return
         self.check_thread(future)
-        run_blocking(self.obtain([future], fetch, deadline_of(timeout)))
+        run_blocking(self.obtain, [future], fetch, deadline_of(timeout))
 
     def check_thread(self, what: object) -> None:
         """:raises UserError: to wait for something in this thread would be to wait for ever."""

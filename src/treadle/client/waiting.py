@@ -36,8 +36,8 @@ def wait(fs: Iterable[Any], timeout: float | None = None, return_when: str = ALL
         raise ValueError(f"return_when must be one of {', '.join(_MODES)}, not {return_when!r}")
     futures = set(fs)
     sessions = _sessions(futures)
-    steps = _wait(futures, sessions, timeout, return_when)
-    return run_async(steps) if _belongs_here(sessions) else run_blocking(steps)
+    asked = (futures, sessions, timeout, return_when)
+    return run_async(_wait(*asked)) if _belongs_here(sessions) else run_blocking(_wait, *asked)
 
 
 async def _wait(futures: set[Any], sessions: set[Session], timeout: float | None, return_when: str) -> DoneAndNotDone:
@@ -133,7 +133,7 @@ class as_completed:
             raise StopIteration
         for session in self._sessions:
             session.check_thread(self)
-        future = run_blocking(self._next())
+        future = run_blocking(self._next)
         return (future, future.result()) if self._with_results else future
 
     def __aiter__(self) -> AsyncIterator[Any]:

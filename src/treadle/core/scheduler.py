@@ -183,7 +183,7 @@ class Scheduler:
             self.ledger.wait_again(task, False)
 
     # -- what workers say ----------------------------------------------------------------------------------------
-    # The news that a worker has died comes from its parent and may overtake what the worker said last, which is ignored.
+    # The news that a worker has died comes from its parent, and may overtake what it said last: that is ignored.
 
     def on_finished(self, worker: Worker, rows: list[tuple[int, int, float, bytes | None]], now: float) -> None:
         """Rows of attempt, bytes of the result, seconds of execution, and the packed result if it rides along."""

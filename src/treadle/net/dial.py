@@ -76,11 +76,19 @@ async def dial(
             sock.close()
 
 
+async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    """The addresses of a host. Only a name has to be looked up, for which the loop starts a thread."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
 async def _connect(host: str, port: int, patient_until: float) -> socket.socket:
     loop = asyncio.get_running_loop()
     while True:
         failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-        for family, kind, protocol, _, name in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _, name in await _resolve(loop, host, port):
             sock = socket.socket(family, kind, protocol)
             try:
                 tune(sock)

@@ -2,12 +2,13 @@
 
 The steps are those of a real cluster, called one after another in this process, so that each can be timed by itself;
 there are no sockets, and no thread waits for another. They are measured for a batch (``map`` and ``gather``), and for
-a task that travels alone (``submit`` and ``result``), to which the costs of messages, turns and waiting belong undivided.
+a task that travels alone (``submit`` and ``result``), which bears the whole cost of its messages.
 
-What is left is what these steps are not: system calls, event loops, waking up threads and processes, waiting for a core
-or for the interpreter's lock. For batches it is told per process, as CPU time; for single tasks, as time that passed.
+What these steps leave out is told as the rest, in CPU time per process: system calls, event loops, waking up threads
+and processes, collecting garbage, and caches of the processor that somebody else has used meanwhile. How much the last
+can be is told by the steps of single tasks, each of which comes after a pause.
 
-    python benchmarks/steps.py [--rounds 25] [--tasks 2000]
+    python benchmarks/steps.py [--rounds 15] [--tasks 2000]
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from threading import Lock
 from time import monotonic, perf_counter, process_time, sleep
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psutil
 from cluster_peers import Plain, check
@@ -49,12 +50,15 @@ T = TypeVar("T")
 Step = tuple[str, str]
 
 WORKERS: Final = 2
-#: Tasks in a batch on the real cluster, and how many of these batches and of single tasks are measured.
+#: Tasks in a batch on the real cluster, and how many single tasks there are in each round.
 BATCH: Final = 10_000
-BATCHES: Final = 15
-SINGLES: Final = 300
-#: Of single tasks, for each round of a batch.
-SINGLES_PER_ROUND: Final = 20
+SINGLES: Final = 20
+#: Single tasks, one after another, whose CPU time is measured: the system counts it in steps of 10 ms.
+SERIES: Final = 3000
+#: Seconds.
+PAUSE: Final = 0.002
+#: Rounds that do not count.
+WARMUP: Final = 3
 
 LIMITS: Final = Limits(1 << 28, 0, 0)
 
@@ -208,7 +212,7 @@ class SteppedCluster:
             futures = clock(CLIENT, "Future objects", self._futures, rows)
             clock(CLIENT, "registry", session.submit, futures, rows, None, False, 0)
         del rows
-        frame = clock(CLIENT, 'encode "submit"', self._outgoing)
+        frame = clock(CLIENT, 'columns, encode "submit"', self._outgoing)
         clock(CLIENT, "latch", session._watch, futures, PENDING, None, True, None)
         received = self._requests.receive(frame, clock, SCHEDULER, 'decode "submit"')
         self._hear(events.FROM_CLIENT, self._client, received, clock, "on_submit: record, place")
@@ -271,20 +275,68 @@ def _results(futures: list[Future[int]]) -> list[int]:
     return [future.result() for future in futures]
 
 
-def measure_steps(tasks: int, rounds: int) -> tuple[dict[Step, float], dict[Step, float]]:
-    """Medians in seconds per task: of a batch of ``tasks``, and of a single one."""
-    cluster = SteppedCluster()
-    for _ in range(3):
-        cluster.run(tasks, Clock())
-    batches: list[dict[Step, float]] = []
-    singles: list[dict[Step, float]] = []
-    for _ in range(rounds):
-        gc.collect()
-        gc.disable()
-        batches.append(_timed(cluster, tasks))
-        singles += [_timed(cluster, 1) for _ in range(SINGLES_PER_ROUND)]
-        gc.enable()
-    return _medians(batches), _medians(singles)
+class Results(NamedTuple):
+    """Medians in seconds per task, of a batch and of single tasks: the steps, and the real cluster."""
+
+    batch_steps: dict[Step, float]
+    single_steps: dict[Step, float]
+    paused_steps: dict[Step, float]
+    batch: float
+    single: float
+    #: CPU time by process, of all workers together.
+    batch_cpu: dict[str, float]
+    single_cpu: dict[str, float]
+    #: Four messages on a plain TCP connection: two round trips.
+    floor: float
+
+
+def measure(tasks: int, rounds: int) -> Results:
+    """The steps and the real cluster in turns."""
+    steps: tuple[list[dict[Step, float]], ...] = ([], [], [])
+    times: tuple[list[float], list[float]] = ([], [])
+    plain = Plain()
+    stepped, real = SteppedCluster(), RealCluster()
+    try:
+        for turn in range(WARMUP + rounds):
+            if turn == WARMUP:
+                real.reset()
+            gc.collect()
+            gc.disable()
+            batch = _timed(stepped, tasks)
+            singles = [_timed(stepped, 1) for _ in range(SINGLES)]
+            paused = [_after_pause(stepped) for _ in range(SINGLES)]
+            gc.enable()
+            seconds, latencies = real.batch(), [real.single() for _ in range(SINGLES)]
+            if turn >= WARMUP:
+                steps[0].append(batch)
+                steps[1].extend(singles)
+                steps[2].extend(paused)
+                times[0].append(seconds)
+                times[1].extend(latencies)
+        batch_cpu = {process: seconds / BATCH / rounds for process, seconds in real.used.items()}
+        before = _cpu_seconds()
+        for _ in range(SERIES):
+            real.single()
+        single_cpu = {process: (used - before[process]) / SERIES for process, used in _cpu_seconds().items()}
+        floor = 2 * statistics.median(plain.latency(rounds * SINGLES))
+    finally:
+        real.close()
+        plain.close()
+    return Results(
+        _medians(steps[0]),
+        _medians(steps[1]),
+        _medians(steps[2]),
+        statistics.median(times[0]) / BATCH,
+        statistics.median(times[1]),
+        batch_cpu,
+        single_cpu,
+        floor,
+    )
+
+
+def _after_pause(cluster: SteppedCluster) -> dict[Step, float]:
+    sleep(PAUSE)
+    return _timed(cluster, 1)
 
 
 def _timed(cluster: SteppedCluster, tasks: int) -> dict[Step, float]:
@@ -297,47 +349,46 @@ def _medians(rounds: list[dict[Step, float]]) -> dict[Step, float]:
     return {step: statistics.median(seconds.get(step, 0.0) for seconds in rounds) for step in rounds[0]}
 
 
-class Measured:
-    """The same on a real cluster of 2 worker processes of 1 thread: seconds per task."""
+class RealCluster:
+    """A real cluster of 2 worker processes of 1 thread."""
 
     def __init__(self) -> None:
         self._numbers = count()
-        with (
-            treadle.LocalCluster(n_workers=WORKERS, threads_per_worker=1) as cluster,
-            treadle.Client(cluster) as client,
-        ):
-            self._batch(client)
-            before = _cpu_seconds()
-            #: From the call of ``map`` to the return of ``gather``.
-            self.batch = statistics.median(self._batch(client) for _ in range(BATCHES)) / BATCH
-            sleep(0.5)  # the last results are released
-            after = _cpu_seconds()
-            #: CPU time by process, of all workers together; with what is done after the clock has been stopped.
-            self.cpu = {process: (after[process] - before[process]) / BATCH / BATCHES for process in after}
-            self.single = statistics.median([self._single(client) for _ in range(SINGLES)][SINGLES // 10 :])
-        plain = Plain()
-        try:
-            #: Four messages on a plain TCP connection: two round trips.
-            self.floor = 2 * statistics.median(plain.latency(SINGLES)[SINGLES // 10 :])
-        finally:
-            plain.close()
+        self._cluster = treadle.LocalCluster(n_workers=WORKERS, threads_per_worker=1)
+        self._client = treadle.Client(self._cluster)
+        #: CPU seconds of the batches by process, with what is done after their clocks have been stopped.
+        self.used = dict.fromkeys((CLIENT, SCHEDULER, WORKER), 0.0)
 
-    def _batch(self, client: treadle.Client) -> float:
+    def close(self) -> None:
+        self._client.close()
+        self._cluster.close()
+
+    def batch(self) -> float:
+        """Seconds from the call of ``map`` to the return of ``gather``."""
         numbers = [next(self._numbers) for _ in range(BATCH)]
         gc.collect()
+        before = _cpu_seconds()
         started = perf_counter()
-        results = client.gather(client.map(increment, numbers))
+        results = self._client.gather(self._client.map(increment, numbers))
         seconds = perf_counter() - started
+        sleep(0.1)  # the results are released
+        for process, used in _cpu_seconds().items():
+            self.used[process] += used - before[process]
         check("the results of the map", results, [number + 1 for number in numbers])
         return seconds
 
-    def _single(self, client: treadle.Client) -> float:
+    def single(self) -> float:
+        """Seconds from the call of ``submit`` to the return of ``result``."""
         number = next(self._numbers)
         started = perf_counter()
-        result = client.submit(increment, number).result()
+        result = self._client.submit(increment, number).result()
         seconds = perf_counter() - started
         check("one result", result, number + 1)
         return seconds
+
+    def reset(self) -> None:
+        """Count CPU time from here."""
+        self.used = dict.fromkeys(self.used, 0.0)
 
 
 def _cpu_seconds() -> dict[str, float]:
@@ -351,53 +402,62 @@ def _cpu_seconds() -> dict[str, float]:
     return used
 
 
+def sums_of(steps: dict[Step, float], released: bool = True) -> dict[str, float]:
+    """Seconds per process, and of all.
+
+    :param released: with what comes after the result has been read.
+    """
+    sums = dict.fromkeys((CLIENT, SCHEDULER, WORKER), 0.0)
+    for (process, step), seconds in steps.items():
+        if released or not step.startswith(AFTERWARDS):
+            sums[process] += seconds
+    return {**sums, "all": sum(sums.values())}
+
+
 def report(steps: dict[Step, float]) -> dict[str, float]:
-    """The table of the steps, and their sums per process, those of releasing included."""
-    before = sum(seconds for (_, step), seconds in steps.items() if not step.startswith(AFTERWARDS))
+    """Print the table of the steps; returns their sums."""
+    before, sums = sums_of(steps, False), sums_of(steps)
     print(f"  {'process':11}{'step':38}{'us per task':>12}{'share':>8}")
-    sums: dict[str, float] = {}
     for process in (CLIENT, SCHEDULER, WORKER):
-        mine = {step: seconds for (owner, step), seconds in steps.items() if owner == process}
-        for step, seconds in mine.items():
-            share = "" if step.startswith(AFTERWARDS) else f"{seconds / before:8.1%}"
-            print(f"  {process:11}{step:38}{seconds * 1e6:12.3f}{share:>8}")
-        later = sum(seconds for step, seconds in mine.items() if step.startswith(AFTERWARDS))
-        sums[process] = sum(mine.values())
-        mine_before = sums[process] - later
-        print(f"  {process:11}{'= sum':38}{mine_before * 1e6:12.3f}{mine_before / before:8.1%}")
+        for (owner, step), seconds in steps.items():
+            if owner == process:
+                share = "" if step.startswith(AFTERWARDS) else f"{seconds / before['all']:8.1%}"
+                print(f"  {process:11}{step:38}{seconds * 1e6:12.3f}{share}")
+        print(f"  {process:11}{'= sum':38}{before[process] * 1e6:12.3f}{before[process] / before['all']:8.1%}")
         print(f"  {process:11}{'= sum, with release':38}{sums[process] * 1e6:12.3f}\n")
-    print(f"  {'all':11}{'= sum':38}{before * 1e6:12.3f}")
-    sums["all"] = before
+    print(f"  {'all':11}{'= sum':38}{before['all'] * 1e6:12.3f}")
     return sums
+
+
+def compare(columns: dict[str, dict[str, float]], measured: dict[str, float]) -> None:
+    """Print sums of steps beside what the processes of the cluster used."""
+    measured = {**measured, "all": sum(measured.values())}
+    print(f"  {'CPU time per task, us':24}" + "".join(f"{name:>14}" for name in [*columns, "cluster", "the rest"]))
+    for process, seconds in measured.items():
+        values = [column[process] for column in columns.values()]
+        cells = [*values, seconds, seconds - values[0]]
+        print(f"  {process:24}" + "".join(f"{value * 1e6:14.2f}" for value in cells))
+    print()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25, help="how many rounds count (default 25)")
+    parser.add_argument("--rounds", type=int, default=15, help="how many rounds count (default 15)")
     parser.add_argument("--tasks", type=int, default=2000, help="tasks in a batch (default 2000)")
     options = parser.parse_args()
     banner("The steps of a trivial task on a cluster: microseconds per task, medians", "msgspec", "uvloop")
-    batch, single = measure_steps(options.tasks, options.rounds)
-    measured = Measured()
+    results = measure(options.tasks, options.rounds)
 
     print(f"A task among {options.tasks:,}: map + gather")
-    sums = report(batch)
-    print(f"\n  on a cluster, {BATCH:,} tasks, from map to the end of gather: {measured.batch * 1e6:.2f} us per task")
-    print(f"\n  {'CPU time per task':20}{'steps':>10}{'cluster':>10}{'the rest':>10}")
-    for process, seconds in measured.cpu.items():
-        rest = seconds - sums[process]
-        print(f"  {process:20}{sums[process] * 1e6:10.2f}{seconds * 1e6:10.2f}{rest * 1e6:10.2f}")
-    print("  The rest: system calls, event loops, switching threads and waiting for the GIL, collecting garbage.\n")
+    sums = report(results.batch_steps)
+    print(f"\n  on a cluster, {BATCH:,} tasks, from map to the end of gather: {results.batch * 1e6:.2f} us per task\n")
+    compare({"steps": sums}, results.batch_cpu)
 
     print("A task alone: submit, result()")
-    sums = report(single)
-    rest = measured.single - sums["all"]
-    print(f"\n  on a cluster, from submit to the result, p50: {measured.single * 1e6:.0f} us")
-    print(
-        f"  the rest: {rest * 1e6:.0f} us, or {rest / measured.single:.0%}: four times a message is written and read,"
-    )
-    print("  and a process wakes up; twice one thread wakes up another one. Floor of the messages, as two")
-    print(f"  round trips of 64 bytes on plain TCP: {measured.floor * 1e6:.0f} us")
+    sums = report(results.single_steps)
+    print(f"\n  on a cluster, from submit to the result, p50: {results.single * 1e6:.0f} us")
+    print(f"  two round trips of 64 bytes on plain TCP, which are four messages too: {results.floor * 1e6:.0f} us\n")
+    compare({"steps": sums, "after pauses": sums_of(results.paused_steps)}, results.single_cpu)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 import treadle
 from treadle import Client, Future, LocalCluster, delayed, wait
 from treadle.client.default import current
-from treadle.errors import TaskNotSerializableError, UserError
+from treadle.errors import ResultNotSerializableError, TaskNotSerializableError, UserError
 from treadle.testing.tasks import Boom, Pair, add, boom, called_with, eventually, inc, meet, pipes, same, total
 
 
@@ -230,6 +230,20 @@ def test_priority(client: Client, hold: Any, tmp_path: Path) -> None:
     hold.go()
     client.gather([*held, low, high])
     assert path.read_text() == "high low "
+
+
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_results_that_cannot_be_pickled(client: Client, count: int) -> None:
+    """A small one is found out when it is made, a big one when it is fetched."""
+
+    def locks(count: int) -> list[Any]:
+        return [threading.Lock()] * count
+
+    future = client.submit(locks, count)
+    with pytest.raises(ResultNotSerializableError, match="result of type list cannot leave the worker process"):
+        future.result()
+    if count > 1:
+        assert client.submit(len, future).result() == count, "on the worker it can be used"
 
 
 def test_retries(client: Client, tmp_path: Path) -> None:

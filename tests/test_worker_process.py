@@ -32,9 +32,9 @@ from treadle.graph.node import Listed
 from treadle.wire import messages
 from treadle.wire.failures import unpack_error
 from treadle.wire.functions import pack_function
+from treadle.wire.refusals import read_refusal
 from treadle.wire.values import dump_parts, load_parts, pack_call, unpack_value
 from treadle.worker.executor import INLINE
-from treadle.worker.refusals import read_refusal
 
 Scenario = Callable[[FakeScheduler, list[FakeWorker]], Coroutine[Any, Any, None]]
 

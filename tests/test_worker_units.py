@@ -12,10 +12,10 @@ import pytest
 
 from treadle.errors import ProtocolError
 from treadle.wire.failures import pack_refusal
+from treadle.wire.refusals import pack_refused, read_refusal
 from treadle.worker.budget import Budget
 from treadle.worker.data import cut
 from treadle.worker.memory import Meter
-from treadle.worker.refusals import pack_refused, read_refusal
 from treadle.worker.slots import JOINED, STARTING, Slots
 from treadle.worker.tail import KEPT, Tail
 

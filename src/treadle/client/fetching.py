@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from treadle.client.future import Parts, Place
+from treadle.client.future import Failure, Parts, Place
 from treadle.errors import PeerError, ProtocolError
 from treadle.net.dial import dial
 from treadle.net.link import Link
+from treadle.net.patience import patiently
 from treadle.wire import messages
+from treadle.wire.refusals import read_refusal
 
 if TYPE_CHECKING:
     from treadle.client.session import Session
@@ -47,7 +49,7 @@ class Peer:
             self._lost(self.link.reason)
         self.link.send([(op, number, content)], buffers)
         try:
-            message, received = await answer
+            message, received = await patiently(self.link, answer)
         finally:
             self._waiting.pop(number, None)
         return message, received
@@ -160,7 +162,8 @@ class Fetcher:
                     if not parts:
                         missing.append(key)
                     elif key in batch:
-                        session.registry.arrived(key, Parts(parts))
+                        refusal = read_refusal(parts)
+                        session.registry.arrived(key, Parts(parts) if refusal is None else Failure(key, refusal))
         finally:
             self._wanted.difference_update(batch)
             self._homeless.update(missing)

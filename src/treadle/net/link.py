@@ -78,6 +78,8 @@ class Link:
         self.reason = ""
         #: Bytes that were given to :meth:`send` and that the system has not taken yet.
         self.unsent = 0
+        #: Bytes that have come.
+        self.received = 0
         self._sock = sock
         self._fd = sock.fileno()
         self._reader = reader
@@ -222,6 +224,7 @@ class Link:
             if count == 0:
                 self._end()
                 return
+            self.received += count
             reader.filled(count)
             self._deliver()
             if count < len(space):

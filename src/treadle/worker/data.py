@@ -11,12 +11,12 @@ from typing import Any, Final
 from treadle.errors import ProtocolError
 from treadle.net.link import Link
 from treadle.wire.messages import Fetch
+from treadle.wire.refusals import pack_refused
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import brief, dump_parts, load_parts, pack_value
 from treadle.worker.budget import Budget
 from treadle.worker.calls import refusal
 from treadle.worker.executor import Executor
-from treadle.worker.refusals import pack_refused
 
 __all__ = ["LARGE", "DataServer", "cut"]
 

@@ -10,14 +10,15 @@ from typing import Any, Final
 from treadle.errors import ProtocolError, ResultNotSerializableError, TreadleError
 from treadle.net.dial import dial
 from treadle.net.link import Link
+from treadle.net.patience import patiently
 from treadle.wire.failures import PackedError, unpack_error
 from treadle.wire.messages import TO_PEER, Data
+from treadle.wire.refusals import read_refusal
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import brief, load_parts
 from treadle.worker.calls import failure
 from treadle.worker.data import LARGE, cut
 from treadle.worker.executor import Executor
-from treadle.worker.refusals import read_refusal
 
 __all__ = ["Fetcher"]
 
@@ -136,7 +137,7 @@ class Source:
         if self.link.closed:
             raise ProtocolError(self.link.reason)
         self.link.send([("fetch", self._number, keys)])
-        return await self._answer
+        return await patiently(self.link, self._answer)
 
     def _receive(self, messages: list[Any], buffers: list[memoryview]) -> None:
         for message in messages:

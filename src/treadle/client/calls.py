@@ -111,7 +111,7 @@ class Calls:
             if self.futures(func, (), kwargs):
                 return self._each(func, rows, kwargs, keys, pure)
             func = functools.partial(func, **kwargs)
-        if keys is not None or not pure or not _all_scalars(rows):
+        if not _all_scalars(rows):
             return self._each(func, rows, {}, keys, pure)
         known = self.function(func, pure)
         try:
@@ -121,11 +121,12 @@ class Calls:
         if max(map(len, payloads), default=0) > BIG:
             return self._each(func, rows, {}, keys, pure)
         number, digest, prefix = known.number, known.digest, known.name + "-"
+        if keys is None and pure:
+            keys = [prefix + blake2b(digest + payload, digest_size=16).hexdigest() for payload in payloads]
+        elif keys is None:
+            keys = [prefix + unique() for _ in payloads]
         nothing: list[str] = []
-        return [
-            (prefix + blake2b(digest + payload, digest_size=16).hexdigest(), number, payload, nothing)
-            for payload in payloads
-        ]
+        return [(key, number, payload, nothing) for key, payload in zip(keys, payloads)]
 
     def _each(
         self,

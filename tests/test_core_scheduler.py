@@ -537,6 +537,25 @@ def test_scattered_values() -> None:
     assert "'w1'" in message[1][0][2][2]
 
 
+def test_a_scattered_value_that_was_released_is_needed_again() -> None:
+    stage = Stage(1, 1)
+    first, _ = stage.workers
+    stage.core.on_placed(stage.client, [("data", 1000, "w0")], 0.0)
+    stage.submit({"x": ["data"]})
+    stage.finish(first, "x")
+    stage.core.on_release(stage.client, ["data"], 1.0)
+    assert stage.state("data") == "released"
+    stage.sent(stage.client)
+    stage.core.on_worker_left(first, 1.0)
+    stage.core.sanity_check()
+    assert stage.state("x") == "erred"
+    ((_, rows),) = stage.sent(stage.client)
+    key, culprit, (kind, _, text, info) = rows[0]
+    assert (key, culprit, kind) == ("x", "data", "lost")
+    assert text == "'data' was scattered and released; it is needed again, and cannot be computed"
+    assert info == {"key": "data", "worker": ""}
+
+
 def test_a_copy_turns_up_of_what_was_lost() -> None:
     stage = Stage(1, 1)
     first, second = stage.workers

@@ -417,6 +417,7 @@ EXAMPLES: list[errors.TreadleError] = [
     errors.KilledWorkerError("a", 3, -9, "host", 123, "last words"),
     errors.KilledWorkerError("a", 3, None, "host", 123),
     errors.DataLostError("a", "worker-1"),
+    errors.DataLostError("a", ""),
     errors.ProtocolError("text"),
     errors.ConnectError("127.0.0.1:8786", "nobody listens there"),
     errors.RefusedError("text"),

@@ -218,7 +218,10 @@ class KilledWorkerError(PeerError):
 
 
 class DataLostError(PeerError):
-    """A value that cannot be computed again, because it was scattered, was only on workers that are gone."""
+    """A value that cannot be computed again is gone: it was scattered to workers that died, or it was released.
+
+    ``worker`` names the last worker that held it; it is empty if the value was released.
+    """
 
     def __init__(self, key: object, worker: str) -> None:
         self.key = key
@@ -226,6 +229,11 @@ class DataLostError(PeerError):
         super().__init__(key, worker)
 
     def __str__(self) -> str:
+        if not self.worker:
+            return (
+                f"{self.key!r} was released before something that needs it was done (perhaps once more, because a "
+                "worker died). Keep a future of it for as long as anything depends on it."
+            )
         return (
             f"the scattered value {self.key!r} is lost: {self.worker}, the last worker that held it, is gone. "
             "Scatter it again."

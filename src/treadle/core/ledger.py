@@ -76,7 +76,11 @@ class Ledger:
         while to_start:
             task = to_start.pop()
             if task.state == RELEASED and (task.users > 0 or task.clients):
-                self.start(task)
+                if task.payload is None:
+                    text = f"{task.key!r} was scattered and released; it is needed again, and cannot be computed"
+                    self.fail(task, ("lost", b"", text, {"key": task.key, "worker": ""}), task.key)
+                else:
+                    self.start(task)
         started = self.started
         if started:
             self.started = []

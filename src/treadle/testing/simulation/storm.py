@@ -104,6 +104,9 @@ class Storm:
                 self.cluster.timeline.step()
             self.calm()
             self.cluster.run_until_done(300.0)
+            # The news of a failure may cross the release of a key that is wanted again, which then ends a second time.
+            self.gather_all()
+            self.cluster.run_until_done(300.0)
             self.judge()
             self.clear()
         except Exception as error:
@@ -121,8 +124,11 @@ class Storm:
         cluster.replacing = True
         for name in _NAMES:
             cluster.add_worker(2, name=name, resources={"GPU": 2.0})
+        self.gather_all()
+
+    def gather_all(self) -> None:
         for client in self._clients():
-            client.gather(key for key, future in client.futures.items() if future.status in ("pending", "done"))
+            client.gather([key for key, future in client.futures.items() if future.status in ("pending", "done")])
 
     def judge(self) -> None:
         """Every future of every client that is still there has the right end."""

@@ -288,12 +288,12 @@ def test_options_that_cannot_be(client: Client, options: Any) -> None:
     ids=["argument", "function"],
 )
 def test_what_cannot_be_pickled_is_named(client: Client, func: Any, args: Any, part: str) -> None:
-    before = len(client.session.registry.futures)
+    before = set(client.session.registry.futures)  # of other tests, some of which may just be going
     with pytest.raises(TaskNotSerializableError, match=part):
         client.submit(func, *args)
     with pytest.raises(TaskNotSerializableError, match=part):
         client.map(func, [*args, threading.Lock()])
-    assert len(client.session.registry.futures) == before
+    assert before.issuperset(client.session.registry.futures)
     assert client.submit(inc, 1).result() == 2
 
 

@@ -125,7 +125,7 @@ def test_a_claim_within_the_limits_takes_no_memory() -> None:
         assert feed(reader, struct.pack("<IIQ", 1, 1, size) + b"\x90" + b"x" * 1000) == []
         assert reader.midway
         assert len(reader.space()) == size - 1000
-    assert resident() - before < 20_000_000
+    assert resident() - before < 60_000_000  # of 10 GB that were announced: a page, which may be huge, each
 
 
 def resident() -> int:

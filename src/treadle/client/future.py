@@ -92,7 +92,7 @@ class Future(concurrent.futures.Future[T]):
     def __init__(self, key: str, session: Session) -> None:  # not that of the base class, which makes a Condition
         #: What names the result on the cluster.
         self.key = key
-        self._session = session
+        self._session = session  # last: a future that has it is complete
 
     @property
     def _condition(self) -> Condition:  # type: ignore[override]
@@ -217,7 +217,7 @@ class Future(concurrent.futures.Future[T]):
             self._session.release(self)
 
     def __del__(self) -> None:
-        if not self._released:
+        if "_session" in self.__dict__ and not self._released:  # an interrupt may come before it has a session
             self._released = True
             self._session.discard(self.key)
 

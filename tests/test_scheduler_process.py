@@ -19,8 +19,8 @@ import pytest
 
 from treadle.deploy.child import SchedulerProcess
 from treadle.net.dial import blocking_call
+from treadle.net.loops import new_event_loop
 from treadle.net.secret import new_token
-from treadle.scheduler.process import _new_event_loop
 
 TOKEN = new_token()
 
@@ -189,7 +189,7 @@ def test_it_ends_when_its_parent_is_killed() -> None:
 
 def test_without_uvloop_the_loop_is_that_of_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    loop = _new_event_loop()
+    loop = new_event_loop()
     assert type(loop).__module__.startswith("asyncio.")
     loop.close()
 

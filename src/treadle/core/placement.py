@@ -63,7 +63,7 @@ class Placement:
         self.stale: int = 0
         #: Needs with a queue that is not empty.
         self.needy: dict[Needs, None] = {}
-        #: Workers with a free thread; with room for a backlog only; with a queue; with more tasks than threads.
+        #: Workers with a free thread; with room for a backlog only; with a queue; with tasks that wait for a thread.
         self.idle: Pool = Pool()
         self.open: Pool = Pool()
         self.crowded: Pool = Pool()
@@ -185,8 +185,11 @@ class Placement:
         self.crowded.add(worker)
         self.touch(worker)
 
-    def leave(self, task: Task) -> None:
-        """A queued task is drawn, or not to be run after all. Its entry in the heap is left behind."""
+    def leave(self, task: Task, heir: Worker | None) -> None:
+        """A queued task is drawn, or not to be run after all. Its entry in the heap is left behind.
+
+        :param heir: who should get the next one of its cohort; None for anybody.
+        """
         home = task.home
         if home is not None:
             task.home = None
@@ -195,12 +198,12 @@ class Placement:
         if cohort is not None:
             task.cohort = None
             if cohort.next < len(cohort.tasks) and cohort.tasks[cohort.next] is task:
-                self.advance(cohort, home)
+                self.advance(cohort, heir)
 
     def withdraw(self, task: Task) -> None:
         """A queued task is not to be run after all; the caller moves it to another state."""
         common = task.home is None and task.needs is ANYWHERE
-        self.leave(task)
+        self.leave(task, task.home)
         if common:
             self.stale += 1
             if self.stale > 1000 and self.stale * 2 > len(self.queue):
@@ -430,13 +433,7 @@ class Placement:
     def draw(self, worker: Worker, task: Task) -> None:
         """Take the task off the top of ``source`` and send it."""
         heappop(self.source)
-        cohort = task.cohort
-        if cohort is not None:
-            task.cohort = None
-            self.leave(task)
-            self.advance(cohort, worker)
-        else:
-            self.leave(task)
+        self.leave(task, worker)
         self.assign(worker, task)
 
     def take_from_others(self, worker: Worker) -> int:
@@ -469,8 +466,7 @@ class Placement:
                 self.draw(worker, task)
             else:  # the worker takes over the second half of a run of neighbours
                 task = half.tasks[0]
-                task.cohort = None
-                self.advance(half, worker)
+                self.leave(task, worker)
                 self.assign(worker, task)
             given += 1
         if given:

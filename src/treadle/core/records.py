@@ -286,7 +286,7 @@ class Worker(Peer):
         #: Ready tasks that would best run here, and the seconds that they are expected to take.
         self.queue: list[tuple[int, Task]] = []
         self.queued: float = 0.0
-        #: The most urgent and the least urgent task that were sent since the worker had none.
+        #: The order of the least urgent task that was sent since the worker had none.
         self.worst: int = 0
         #: Results that it holds, and their bytes.
         self.held: dict[Task, None] = {}

@@ -204,7 +204,7 @@ class WorkerState:
             self.make_ready(datum.remake)
 
     def on_where(self, rows: list[WhereRow]) -> None:
-        """New places of values that were reported as missing; none for now, if a row has no place."""
+        """New places of values that were reported as missing; a row without a place says that there is none yet."""
         touched: list[Datum] = []
         self.learn_places(rows, touched)
         self.pursue(touched)
@@ -300,7 +300,7 @@ class WorkerState:
     # What becomes of requests to peers.
 
     def fetches(self) -> list[tuple[str, str, list[str]]]:
-        """What to ask peers for now: ident, address, keys. Each key is to be answered by one of the next four."""
+        """What is to be asked of peers: ident, address, keys. Each key is to be answered by one of the next four."""
         if not self.fetching.idle:
             return []
         return self.fetching.start()

@@ -163,7 +163,7 @@ class Fetching:
         heappush(self.idle, (order, self.serial, peer))
 
     def start(self) -> list[tuple[str, str, list[str]]]:
-        """What to ask for now: ident, address, keys."""
+        """What is to be asked: ident, address, keys."""
         requests: list[tuple[str, str, list[str]]] = []
         while self.idle and self.busy < MAX_PEERS and self.nbytes < MAX_BYTES:
             entry = heappop(self.idle)

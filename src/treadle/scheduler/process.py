@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from treadle.errors import UserError
+from treadle.net.loops import new_event_loop
 from treadle.net.secret import token_for
 from treadle.scheduler.garbage import calm
 from treadle.scheduler.server import Server
@@ -50,7 +51,7 @@ def serve(settings: Settings) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    loop = _new_event_loop()
+    loop = new_event_loop()
     try:
         loop.run_until_complete(_serve(settings, token))
     finally:
@@ -132,12 +133,3 @@ class Lifeline:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

@@ -20,6 +20,7 @@ from treadle.net.addresses import format_address, parse_address
 from treadle.net.dial import dial
 from treadle.net.link import Link
 from treadle.net.listener import Listener
+from treadle.net.loops import new_event_loop
 from treadle.net.secret import token_for
 from treadle.wire.messages import FROM_PEER, TO_WORKER
 from treadle.worker.data import DataServer
@@ -77,7 +78,7 @@ def main() -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a task prints must not be lost with this process
     worker = Worker(settings)
-    loop = _new_event_loop()
+    loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(_run(worker))
@@ -243,15 +244,6 @@ def _own_host(address: str) -> str:
             return str(sock.getsockname()[0])
     except OSError as error:
         raise UserError(f"{address} cannot be reached from this machine: {error.strerror}") from None
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 def _exit(status: int) -> None:

@@ -536,3 +536,171 @@ def test_a_broken_invariant_is_found() -> None:
     state.awaited["x"].waiting += 1
     with pytest.raises(InternalError, match=r"waiting counts the tasks that wait.*'x' queued"):
         state.sanity_check()
+
+
+# Tasks that occupy no thread
+
+
+def test_a_task_that_steps_aside_lets_another_run() -> None:
+    state = new_state()
+    run(state, row(1, "x"), row(2, "y"), row(3, "z"))
+    first = take(state)
+    assert state.take() is None
+    state.secede(first)
+    second = take(state)
+    assert not state.rejoin(first)
+    state.sanity_check()
+    assert state.admit() is None
+    state.on_success(second, None, 10, 0.5, None)
+    assert state.take() is None, "who returns goes before who has not started"
+    assert state.admit() is first
+    assert said(state) == [("seceded", [1]), ("finished", [(2, 10, 0.5, None)]), ("rejoined", [1])]
+    succeed(state, first)
+    assert take(state).key == "z"
+
+
+def test_a_task_returns_at_once_if_there_is_a_thread() -> None:
+    state = new_state()
+    run(state, row(1, "x"))
+    job = take(state)
+    state.secede(job)
+    assert state.rejoin(job)
+    assert state.executing == 1
+    assert said(state) == [("seceded", [1]), ("rejoined", [1])]
+
+
+def test_the_most_urgent_returns_first() -> None:
+    state = new_state()
+    run(state, row(1, "x", order=1), row(2, "y", order=2), row(3, "z", order=3))
+    first = take(state)
+    state.secede(first)
+    second = take(state)
+    state.secede(second)
+    third = take(state)
+    for job in (second, first):
+        assert not state.rejoin(job)
+    state.on_success(third, None, 10, 0.5, None)
+    assert state.admit() is first
+    assert state.admit() is None
+    state.on_success(first, None, 10, 0.5, None)
+    assert state.admit() is second
+    state.sanity_check()
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_task_that_stepped_aside_is_cancelled(returns: bool) -> None:
+    state = new_state()
+    run(state, row(1, "x"))
+    job = take(state)
+    state.secede(job)
+    state.on_cancel([1])
+    if returns:
+        assert state.rejoin(job)
+    succeed(state, job)
+    assert said(state)[-1] == ("stopped", [1])
+    assert state.executing == 0
+
+
+def test_a_task_ends_while_it_is_aside() -> None:
+    state = new_state()
+    run(state, row(1, "x"), row(2, "y"))
+    job = take(state)
+    state.secede(job)
+    state.on_failure(job, 0.1, "raised")
+    assert said(state) == [("seceded", [1]), ("failed", 1, 0.1, "raised")]
+    assert take(state).key == "y"
+
+
+def test_asynchronous_tasks_are_taken_all_at_once() -> None:
+    state = new_state()
+    state.on_stored([("v", 7, 10)])
+    run(state, row(1, "x", flags=2), row(2, "y", "v", flags=2), row(3, "z"))
+    assert state.ready == 1
+    jobs = state.take_away()
+    state.sanity_check()
+    assert [job.key for job in jobs] == ["x", "y"]
+    assert state.inputs(jobs[1]) == [7]
+    assert take(state).key == "z"
+    for job in jobs:
+        succeed(state, job)
+    assert state.executing == 1
+    assert state.take_away() == []
+
+
+def test_an_asynchronous_task_is_dropped_before_it_was_taken() -> None:
+    state = new_state()
+    run(state, row(1, "x", flags=2), row(2, "y", flags=2), row(3, "z", "v", flags=2), where=[("v", 1, PEERS)])
+    state.on_cancel([1])
+    state.on_recall([2])
+    assert state.take_away() == []
+    assert said(state) == [("stopped", [1]), ("returned", [2])]
+
+
+def test_the_input_of_an_asynchronous_task_is_released_before_it_is_taken() -> None:
+    state = new_state()
+    state.on_stored([("v", 7, 10)])
+    run(state, row(1, "x", "v", flags=2))
+    state.on_release(["v"])
+    assert state.take_away() == []
+    assert said(state) == [("missing", [("v", "")])]
+    state.on_where([("v", 10, PEERS)])
+    ((ident, _, keys),) = state.fetches()
+    state.on_fetched(ident, [(keys[0], 7, 10)])
+    assert [job.key for job in state.take_away()] == ["x"]
+
+
+def test_the_start_of_a_task_is_told_if_it_is_wanted() -> None:
+    state = new_state()
+    run(state, row(1, "x", flags=4), row(2, "y", flags=6))
+    assert said(state) == []
+    take(state)
+    state.take_away()
+    assert said(state) == [("started", [1]), ("started", [2])]
+
+
+# Copies
+
+
+def test_a_copy_is_fetched_and_kept() -> None:
+    state = new_state()
+    state.on_acquire([("v", 10, PEERS)])
+    ((ident, _, keys),) = state.fetches()
+    assert keys == ["v"]
+    state.on_fetched(ident, [("v", 7, 10)])
+    assert said(state) == [("acquired", [("v", 10)])]
+    state.on_acquire([("v", 10, PEERS)])
+    assert said(state) == [("acquired", [("v", 10)])]
+
+
+def test_a_copy_is_kept_although_the_task_that_needed_it_is_gone() -> None:
+    state = waiting_for("v")
+    state.on_acquire([("v", 10, PEERS)])
+    state.on_cancel([1])
+    said(state)
+    ((ident, _, _),) = state.fetches()
+    state.on_fetched(ident, [("v", 7, 10)])
+    assert said(state) == [("acquired", [("v", 10)])]
+
+
+@pytest.mark.parametrize("fetching", [False, True])
+def test_a_copy_is_not_wanted_any_more(fetching: bool) -> None:
+    state = new_state()
+    state.on_acquire([("v", 10, PEERS)])
+    requests = state.fetches() if fetching else []
+    state.on_release(["v"])
+    state.sanity_check()
+    for ident, _, keys in requests:
+        state.on_fetched(ident, [(key, 7, 10) for key in keys])
+    assert said(state) == []
+    assert not state.store
+    assert not state.awaited
+
+
+def test_a_copy_that_nobody_holds_is_asked_for() -> None:
+    state = new_state()
+    state.on_acquire([("v", 10, [])])
+    assert said(state) == [("missing", [("v", "")])]
+    state.on_acquire([("w", 10, PEERS[:1])])
+    state.fetches()
+    state.on_not_held("p1", ["w"])
+    assert said(state) == [("missing", [("w", "p1")])]

@@ -29,6 +29,8 @@ class World:
         #: Keys that the worker has asked for.
         self.missing: set[str] = set()
         self.executing: list[Job] = []
+        #: Those that were away and wait for a thread.
+        self.returning: list[Job] = []
         #: Ident and keys of requests that were not answered completely.
         self.requests: list[tuple[str, list[str]]] = []
 
@@ -64,6 +66,15 @@ class World:
     def hear_acquired(self, rows: list[tuple[str, int]]) -> None:
         self.held.update(key for key, _ in rows)
 
+    def hear_seceded(self, attempts: list[int]) -> None:
+        assert all(attempt in self.open for attempt in attempts)
+
+    def hear_rejoined(self, attempts: list[int]) -> None:
+        assert all(attempt in self.open for attempt in attempts)
+
+    def hear_started(self, attempts: list[int]) -> None:
+        assert all(attempt in self.open for attempt in attempts)
+
     def hear_missing(self, rows: list[tuple[str, str]]) -> None:
         for key, ident in rows:
             assert ident == "" or ident in dict(PEERS)
@@ -78,7 +89,8 @@ class World:
         where = [(key, 1, places(n >> 3)) for key in deps if key not in self.held and n & 64]
         self.attempts += 1
         self.open[self.attempts] = KEYS[target]
-        self.state.on_run([(self.attempts, KEYS[target], n % 5, 1, b"", deps, 0)], where)
+        flags = n >> 7 & 6
+        self.state.on_run([(self.attempts, KEYS[target], n % 5, 1, b"", deps, flags)], where)
         self.missing.difference_update(key for key, _, found in where if found)
 
     def take(self, n: int) -> None:
@@ -87,6 +99,35 @@ class World:
             assert len(self.state.inputs(job)) == len(job.deps)
             self.executing.append(job)
 
+    def take_away(self, n: int) -> None:
+        for job in self.state.take_away():
+            assert len(self.state.inputs(job)) == len(job.deps)
+            self.executing.append(job)
+
+    def secede(self, n: int) -> None:
+        present = [job for job in self.executing if not job.away]
+        if present:
+            self.state.secede(present[n % len(present)])
+            self.admit(n)
+
+    def rejoin(self, n: int) -> None:
+        away = [job for job in self.executing if job.away and job not in self.returning and not job.flags & 2]
+        if away and not self.state.rejoin(away[n % len(away)]):
+            self.returning.append(away[n % len(away)])
+            self.executing.remove(away[n % len(away)])
+
+    def admit(self, n: int) -> None:
+        while (job := self.state.admit()) is not None:
+            self.returning.remove(job)
+            self.executing.append(job)
+
+    def acquire(self, n: int) -> None:
+        key = KEYS[n % len(KEYS)]
+        found = places(n >> 3)
+        if found:
+            self.missing.discard(key)
+        self.state.on_acquire([(key, 1, found)])
+
     def end(self, n: int) -> None:
         if self.executing:
             job = self.executing.pop(n % len(self.executing))
@@ -94,6 +135,7 @@ class World:
                 self.state.on_failure(job, 0.1, "raised")
             else:
                 self.state.on_success(job, job.key, 1, 0.1, None)
+            self.admit(n)
 
     def fetch(self, n: int) -> None:
         for ident, address, keys in self.state.fetches():
@@ -151,9 +193,15 @@ class World:
     def finish(self) -> None:
         """From now on all goes well: then everything ends."""
         for _ in range(1000):
-            if not self.open and not self.executing and not self.requests and not self.state.ready:
+            if (
+                not self.open
+                and not self.executing
+                and not self.state.awaited
+                and not self.requests
+                and not self.state.ready
+            ):
                 break
-            for action in (self.take, self.end, self.fetch):
+            for action in (self.admit, self.take, self.take_away, self.end, self.fetch):
                 action(0)
                 self.settle()
             for ident, keys in self.requests:
@@ -186,6 +234,10 @@ ACTIONS = [
     World.release,
     World.remake,
     World.store,
+    World.take_away,
+    World.secede,
+    World.rejoin,
+    World.acquire,
 ]
 #: The usual course of things is more frequent than what disturbs it.
 STEP = st.tuples(st.sampled_from([*ACTIONS, *ACTIONS[:6], *ACTIONS[:5]]), st.integers(0, 1023))

@@ -96,6 +96,7 @@ def _check_queues(ledger: Ledger, placement: Placement, workers: dict[str, Worke
             reachable.add(task.order)
             if task.cohort is not None:
                 reachable.update([member.order for member in task.cohort.tasks if member.cohort is task.cohort])
+    reachable.update([task.order for task in placement.afloat])
     for task in ledger.tasks.values():
         if task.state == QUEUED and task.order not in reachable:
             raise InternalError(f"{task.key!r} is queued, and in no queue ({task.describe()})")

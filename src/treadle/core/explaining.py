@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from treadle.core.records import Task, Worker
+from treadle.core.records import ASYNCHRONOUS, Task, Worker
 from treadle.core.states import ERRED, MEMORY, NAMES, PROCESSING, QUEUED, RELEASED, WAITING
 
 __all__ = ["explain"]
@@ -41,9 +41,13 @@ def _processing(task: Task) -> str:
     assert worker is not None
     if worker.lost:
         return f"{task.key!r} was with worker {worker.name!r}, whose connection broke; it will run elsewhere."
+    if task.attempt in worker.away:
+        if task.group.kind & ASYNCHRONOUS:
+            return f"{task.key!r} is running on worker {worker.name!r}: it is asynchronous, and occupies no thread."
+        return f"{task.key!r} has started on worker {worker.name!r}, and waits for something, so that others can run."
     ahead = 0
-    for other in worker.processing.values():
-        if other.order < task.order:
+    for attempt, other in worker.processing.items():
+        if attempt not in worker.away and other.order < task.order:
             ahead += 1
     if ahead < worker.nthreads:
         return f"{task.key!r} is running on worker {worker.name!r}, or is the next to run there."

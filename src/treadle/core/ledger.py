@@ -7,10 +7,10 @@ Nothing recurses: what follows from one change is put on a list, and :meth:`Ledg
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Any, Final, final
 
 from treadle.core.placement import Placement
-from treadle.core.records import NO_CLIENTS, NO_TASKS, NO_WORKERS, Client, Failure, Group, Task, Worker
+from treadle.core.records import ACTOR, NO_CLIENTS, NO_TASKS, NO_WORKERS, Client, Failure, Group, Task, Worker
 from treadle.core.states import ERRED, FORGOTTEN, MEMORY, PROCESSING, QUEUED, RELEASED, WAITING
 
 __all__ = ["MAX_DEATHS", "Ledger"]
@@ -26,8 +26,8 @@ class Ledger:
     def __init__(self, placement: Placement) -> None:
         self.placement: Final = placement
         self.tasks: dict[str, Task] = {}
-        #: Functions that some client knows or some task calls, by digest and purity.
-        self.groups: dict[tuple[bytes, bool], Group] = {}
+        #: Functions that some client knows or some task calls, by digest and kind.
+        self.groups: dict[tuple[bytes, int], Group] = {}
         #: Tasks that may not be needed any more.
         self.loose: list[Task] = []
         #: Tasks that have begun to wait, dependents before what they need, and some that must be started.
@@ -193,6 +193,10 @@ class Ledger:
         if task.payload is None:
             text = f"{task.key!r} was scattered to worker {worker.name!r} only, which is gone"
             self.fail(task, ("lost", b"", text, {"key": task.key, "worker": worker.name}), task.key)
+        elif task.group.kind & ACTOR:
+            text = f"the actor {task.key!r} lived on worker {worker.name!r}, which is gone"
+            info: dict[str, Any] = {"key": task.key, "worker": worker.name, "actor": True}
+            self.fail(task, ("lost", b"", text, info), task.key)
         elif task.needed():
             self.to_start.append(task)
         else:
@@ -286,7 +290,7 @@ class Ledger:
         group = task.group
         group.tasks -= 1
         if group.tasks == 0 and group.clients == 0:
-            self.groups.pop((group.digest, group.pure), None)
+            self.groups.pop((group.digest, group.kind), None)
 
     # -- news for clients ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, final
 
-from treadle.core.records import ANYWHERE, Cohort, Needs, Peer, Pool, Task, Worker
+from treadle.core.records import ANYWHERE, ASYNCHRONOUS, PURE, Cohort, Needs, Peer, Pool, Task, Worker
 from treadle.core.states import PROCESSING, QUEUED
 from treadle.errors import InternalError
 
@@ -45,6 +45,8 @@ STUCK: Final = 0.005
 PAUSE: Final = 0.02
 #: How many members of a set are looked at per event.
 LOOKS: Final = 8
+#: In the flags of a task, beside the kind of its function: a small result is to be sent along.
+ALONG: Final = 1
 #: Priorities are steps of this size in a task's order.
 LEVEL: Final = 1 << 40
 #: How many neighbouring root tasks stay together at most.
@@ -63,6 +65,9 @@ class Placement:
         self.stale: int = 0
         #: Needs with a queue that is not empty.
         self.needy: dict[Needs, None] = {}
+        #: Asynchronous tasks that are ready, and some that were meanwhile; all workers.
+        self.afloat: list[Task] = []
+        self.everybody: Pool = Pool()
         #: Workers with a free thread; with room for a backlog only; with a queue; with tasks that wait for a thread.
         self.idle: Pool = Pool()
         self.open: Pool = Pool()
@@ -83,13 +88,14 @@ class Placement:
 
     def add(self, worker: Worker) -> None:
         self.nthreads += worker.nthreads
+        self.everybody.add(worker)
         self.touch(worker)
         self.weigh(worker)
 
     def remove(self, worker: Worker) -> None:
         """Give the worker nothing more; what is in its queue goes to the common one."""
         self.nthreads -= worker.nthreads
-        for members in (self.idle, self.open, self.crowded, self.stuffed):
+        for members in (self.everybody, self.idle, self.open, self.crowded, self.stuffed):
             members.discard(worker)
         entries = worker.queue
         worker.queue = []
@@ -113,8 +119,8 @@ class Placement:
         """Put the worker into the sets where it belongs by its load."""
         if worker.lost:
             return
-        count = len(worker.processing)
-        busy = count + len(worker.stopping)
+        count = worker.present()
+        busy = worker.busy()
         nthreads = worker.nthreads
         if busy < nthreads:
             self.idle.add(worker)
@@ -141,6 +147,9 @@ class Placement:
             self.needy[needs] = None
             self.call_worker_for(needs)
             return
+        if task.group.kind & ASYNCHRONOUS:
+            self.afloat.append(task)
+            return
         if task.deps:
             home = self.choose(task)
             if home is not None:
@@ -150,7 +159,7 @@ class Placement:
 
     def enqueue_anywhere(self, task: Task) -> None:
         """A task comes back from a worker: whoever is idle may have it."""
-        if task.needs is not ANYWHERE:
+        if task.needs is not ANYWHERE or task.group.kind & ASYNCHRONOUS:
             self.enqueue(task)
             return
         task.move(QUEUED)
@@ -202,7 +211,7 @@ class Placement:
 
     def withdraw(self, task: Task) -> None:
         """A queued task is not to be run after all; the caller moves it to another state."""
-        common = task.home is None and task.needs is ANYWHERE
+        common = task.home is None and task.needs is ANYWHERE and not task.group.kind & ASYNCHRONOUS
         self.leave(task, task.home)
         if common:
             self.stale += 1
@@ -287,7 +296,7 @@ class Placement:
 
     def wait(self, worker: Worker) -> float:
         """Seconds until a task that is sent to this worker now would start."""
-        if len(worker.processing) + len(worker.stopping) < worker.nthreads and not worker.queue:
+        if worker.busy() < worker.nthreads and not worker.queue:
             return 0.0
         return (worker.occupancy + worker.queued) / worker.nthreads
 
@@ -304,7 +313,8 @@ class Placement:
         group = dep.group
         return (
             dep.nbytes > REMAKE_BYTES
-            and group.pure
+            and group.kind & PURE != 0
+            and not group.kind & ASYNCHRONOUS
             and dep.payload is not None
             and not dep.deps
             and dep.needs is ANYWHERE
@@ -316,6 +326,8 @@ class Placement:
 
     def dispatch(self) -> None:
         """After an event: give work to all that have room for it, the idle first."""
+        if self.afloat and len(self.everybody):
+            self.launch()
         futile = 0
         idle = self.idle
         while len(idle) and futile < 4 and (self.queue or len(self.crowded) or self.needy):
@@ -330,8 +342,8 @@ class Placement:
             self.touched = []
             for worker in touched:
                 worker.touched = False
-                if not worker.lost:
-                    self.fill(worker, MAX_BACKLOG)
+                while not worker.lost and self.fill(worker, MAX_BACKLOG) == MAX_BACKLOG:
+                    pass
         spare = self.open
         while len(spare) and self.queue:
             worker = spare.next()
@@ -342,6 +354,15 @@ class Placement:
             self.overtake()
         if len(idle) and len(self.stuffed):
             self.recall(idle.next())
+
+    def launch(self) -> None:
+        """Send the asynchronous tasks that are ready: they need no room."""
+        afloat = self.afloat
+        self.afloat = []
+        for task in afloat:
+            if task.state == QUEUED:
+                worker = self.choose(task) if task.deps else None
+                self.assign(self.everybody.next() if worker is None else worker, task)
 
     def overtake(self) -> None:
         """Send tasks of a high priority to a few workers that have less urgent ones waiting, to be run before these."""
@@ -410,16 +431,18 @@ class Placement:
 
     def room(self, worker: Worker, task: Task) -> bool:
         """True if the worker should be sent this task now."""
-        count = len(worker.processing)
-        busy = count + len(worker.stopping)
+        count = worker.present()
+        busy = worker.busy()
         nthreads = worker.nthreads
         group = task.group
+        if group.kind & ASYNCHRONOUS:
+            return True
         limit = worker.memory_limit
         if limit and busy and not task.deps and worker.nbytes + worker.expected + group.nbytes > FULL * limit:
             return False
         if busy < nthreads:
             return True
-        if worker.stopping or busy >= MAX_BACKLOG * nthreads:
+        if busy > count or busy >= MAX_BACKLOG * nthreads:
             return False  # nobody knows for how long a task that was cancelled goes on
         if self.levels and count < 2 * (nthreads + spares(nthreads)) and task.order // LEVEL < worker.worst // LEVEL:
             return True  # it will be next there, before what was sent earlier
@@ -491,7 +514,9 @@ class Placement:
         attempts: list[int] = []
         for attempt in reversed(victim.processing):
             task = victim.processing[attempt]
-            if not task.recalled and task.needs is ANYWHERE and self.fetch_seconds(task, idle) <= longest:
+            if task.recalled or task.needs is not ANYWHERE or attempt in victim.away:
+                continue
+            if self.fetch_seconds(task, idle) <= longest:
                 task.recalled = True
                 victim.recalled += 1
                 attempts.append(attempt)
@@ -526,15 +551,20 @@ class Placement:
         group = task.group
         attempt = worker.attempts + 1
         worker.attempts = attempt
-        if not worker.processing:
-            worker.worst = task.order
-            worker.progress = self.now
-        elif task.order > worker.worst:
-            worker.worst = task.order
+        seconds = 0.0
+        if group.kind & ASYNCHRONOUS:
+            worker.away.add(attempt)
+            worker.absent += 1
+        else:
+            seconds = estimate(task)
+            if worker.present() == 0:
+                worker.worst = task.order
+                worker.progress = self.now
+            elif task.order > worker.worst:
+                worker.worst = task.order
         worker.processing[attempt] = task
         task.worker = worker
         task.attempt = attempt
-        seconds = estimate(task)
         task.seconds = seconds
         worker.occupancy += seconds
         expected = group.nbytes
@@ -553,7 +583,9 @@ class Placement:
                     self.remake(worker, dep)
                 else:
                     where.append(place(dep))
-        flags = 1 if task.clients else 0
+        flags = group.kind & ~PURE
+        if task.clients:
+            flags |= ALONG
         worker.run((attempt, task.key, task.order, group.fid, task.payload, keys, flags), where)
         if not worker.dirty:
             self.mark(worker)
@@ -570,7 +602,11 @@ class Placement:
 
     def unassign(self, worker: Worker, task: Task) -> None:
         """A task is no longer with the worker; the caller moves it to another state."""
-        del worker.processing[task.attempt]
+        attempt = task.attempt
+        del worker.processing[attempt]
+        if worker.away and attempt in worker.away:
+            worker.away.discard(attempt)
+            worker.absent -= 1
         task.worker = None
         if task.recalled:
             task.recalled = False
@@ -579,20 +615,48 @@ class Placement:
         worker.expected -= task.expected
         for name, amount in task.needs.resources.items():
             worker.free[name] += amount
-        if not worker.processing:  # no rounding error outlives the tasks that it came from
+        if worker.present() == 0:
             worker.occupancy = 0.0
+        if not worker.processing:  # no rounding error outlives the tasks that it came from
             worker.expected = 0.0
             worker.free.update(worker.resources)
 
     def cancel(self, worker: Worker, task: Task) -> None:
         """Take a task back from a worker that may be running it."""
         attempt = task.attempt
+        away = attempt in worker.away
         self.unassign(worker, task)
         if not worker.lost:
             worker.stopping[attempt] = task.key
+            if away:
+                worker.away.add(attempt)
             worker.add("cancel", attempt)
             self.mark(worker)
             self.weigh(worker)
+
+    def step_aside(self, worker: Worker, attempt: int) -> None:
+        """A task that the worker is executing gives up its thread."""
+        if attempt in worker.away:
+            return
+        task = worker.processing.get(attempt)
+        if task is not None:
+            worker.away.add(attempt)
+            worker.absent += 1
+            worker.occupancy -= task.seconds
+            task.seconds = 0.0
+        elif attempt in worker.stopping:
+            worker.away.add(attempt)
+
+    def step_back(self, worker: Worker, attempt: int) -> None:
+        """It has a thread again."""
+        if attempt not in worker.away:
+            return
+        worker.away.discard(attempt)
+        task = worker.processing.get(attempt)
+        if task is not None:
+            worker.absent -= 1
+            task.seconds = estimate(task)
+            worker.occupancy += task.seconds
 
     # -- checks --------------------------------------------------------------------------------------------------
 
@@ -605,6 +669,12 @@ class Placement:
             raise InternalError(f"{self.nthreads} threads are counted")
         for worker in workers.values():
             busy = worker.busy()
+            absent = sum(1 for attempt in worker.processing if attempt in worker.away)
+            fading = sum(1 for attempt in worker.stopping if attempt in worker.away)
+            if worker.absent != absent or len(worker.away) != absent + fading:
+                raise InternalError(f"{worker!r} counts {worker.absent} of {len(worker.away)} away")
+            if not worker.mourners.keys() <= worker.stopping.keys():
+                raise InternalError(f"{worker!r} has news to come of {set(worker.mourners) - set(worker.stopping)}")
             seconds = 0.0
             for attempt, task in worker.processing.items():
                 seconds += task.seconds
@@ -620,7 +690,7 @@ class Placement:
                 continue
             if (worker in self.idle) != (busy < worker.nthreads):
                 raise InternalError(f"{worker!r} has {busy} tasks, idle: {worker in self.idle}")
-            if (worker in self.stuffed) != (len(worker.processing) > 0 and busy > worker.nthreads):
+            if (worker in self.stuffed) != (worker.present() > 0 and busy > worker.nthreads):
                 raise InternalError(f"{worker!r} stuffed: {worker in self.stuffed}")
             free = free_of(worker)
             if any(abs(amount - worker.free[name]) > 1e-6 for name, amount in free.items()):
@@ -655,8 +725,8 @@ def free_of(worker: Worker) -> dict[str, float]:
 
 def surplus(worker: Worker) -> int:
     """How many tasks that cannot have started the worker could be asked to give back."""
-    unasked = len(worker.processing) - worker.recalled
-    return min(unasked, unasked + len(worker.stopping) - worker.nthreads)
+    unasked = worker.present() - worker.recalled
+    return min(unasked, worker.busy() - worker.recalled - worker.nthreads)
 
 
 def spares(nthreads: int) -> int:

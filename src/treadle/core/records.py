@@ -8,10 +8,14 @@ from treadle.core.states import NAMES, RELEASED, STATES, allowed
 from treadle.errors import InternalError
 
 __all__ = [
+    "ACTOR",
     "ANYWHERE",
+    "ASYNCHRONOUS",
     "NO_CLIENTS",
     "NO_TASKS",
     "NO_WORKERS",
+    "PURE",
+    "STARTS",
     "Client",
     "Cohort",
     "Failure",
@@ -22,6 +26,14 @@ __all__ = [
     "Task",
     "Worker",
 ]
+
+#: What kinds of functions there are: calling one again gives the same result, so that a copy may be computed instead
+#: of fetched; its tasks occupy no thread; clients are told when its tasks start; what it returns stays where it is, and
+#: cannot be computed again.
+PURE: Final = 1
+ASYNCHRONOUS: Final = 2
+STARTS: Final = 4
+ACTOR: Final = 8
 
 #: What is known of a failure: ``(kind, blob, text, info)``, see docs/protocol.md.
 Failure = tuple[str, bytes, str, "dict[str, Any]"]
@@ -37,14 +49,14 @@ _NEWEST: Final = 0.05
 class Group:
     """Tasks that call the same function: what one of them takes tells what the next one will take."""
 
-    def __init__(self, fid: int, name: str, digest: bytes, blob: bytes, pure: bool) -> None:
+    def __init__(self, fid: int, name: str, digest: bytes, blob: bytes, kind: int) -> None:
         #: The number under which workers know the function, and its pickle.
         self.fid: Final = fid
         self.name: Final = name
         self.digest: Final = digest
         self.blob: Final = blob
-        #: True if calling it again gives the same result: a copy may be computed instead of fetched.
-        self.pure: Final = pure
+        #: A sum of PURE, ASYNCHRONOUS, STARTS and ACTOR.
+        self.kind: Final = kind
         #: How many tasks have finished.
         self.count: int = 0
         #: Mean seconds of execution, and mean bytes of a result; recent tasks count more.
@@ -277,8 +289,13 @@ class Worker(Peer):
         self.needs: list[Needs] = []
         #: The tasks that it was given and has not finished, by attempt, in the order in which they were sent.
         self.processing: dict[int, Task] = {}
-        #: Attempts that were cancelled and may still occupy a thread.
+        #: Attempts that were cancelled and have not stopped yet.
         self.stopping: dict[int, str] = {}
+        #: Attempts, processing or stopping, that occupy no thread, and how many of them are processing.
+        self.away: set[int] = set()
+        self.absent: int = 0
+        #: Who is to be told when a cancelled attempt has stopped.
+        self.mourners: dict[int, list[Client]] = {}
         self.attempts: int = 0
         #: Seconds and result bytes that ``processing`` is expected to take.
         self.occupancy: float = 0.0
@@ -313,7 +330,11 @@ class Worker(Peer):
 
     def busy(self) -> int:
         """How many tasks occupy a thread or will."""
-        return len(self.processing) + len(self.stopping)
+        return len(self.processing) + len(self.stopping) - len(self.away)
+
+    def present(self) -> int:
+        """How many tasks occupy a thread or will, and were not cancelled."""
+        return len(self.processing) - self.absent
 
     def run(self, row: tuple[Any, ...], where: list[Any]) -> None:
         """Append a task, and the places of what it needs, to the messages."""

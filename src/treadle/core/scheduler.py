@@ -14,16 +14,18 @@ from treadle.core.checks import check
 from treadle.core.explaining import explain
 from treadle.core.ledger import MAX_DEATHS, Ledger
 from treadle.core.placement import LEVEL, Placement, place
-from treadle.core.records import ANYWHERE, Client, Failure, Group, Needs, Peer, Task, Worker
+from treadle.core.records import ANYWHERE, NO_CLIENTS, PURE, Client, Failure, Group, Needs, Peer, Task, Worker
 from treadle.core.states import ERRED, FORGOTTEN, MEMORY, NAMES, PROCESSING, QUEUED, RELEASED, WAITING
 from treadle.errors import ProtocolError
 
-__all__ = ["MAX_PRIORITY", "OBITUARY", "Scheduler"]
+__all__ = ["CANCELLED_BY_CLIENT", "MAX_PRIORITY", "OBITUARY", "Scheduler"]
 
 #: Priorities from minus to plus this are accepted.
 MAX_PRIORITY: Final = 1 << 20
 #: Seconds within which the parent of a worker process is expected to tell how it ended.
 OBITUARY: Final = 2.0
+#: What is said of a task that its client has cancelled.
+CANCELLED_BY_CLIENT: Final = "the client has cancelled it"
 #: Only transfers of at least this many bytes say something about the bandwidth; the newest count for this much.
 _MEASURED: Final = 1_000_000
 _NEWEST: Final = 0.2
@@ -122,7 +124,7 @@ class Scheduler:
             worker.lost_at = now
             self.lost[worker] = None
         else:
-            suspects = list(worker.processing)
+            suspects = [attempt for attempt in worker.processing if attempt not in worker.away]
             self.bury(worker, suspects if len(suspects) <= worker.nthreads else [], None, 0, "")
         self.end()
 
@@ -146,7 +148,8 @@ class Scheduler:
         for needs in worker.needs:
             needs.workers.remove(worker)
         worker.needs = []
-        worker.stopping = {}
+        for attempt in list(worker.stopping):
+            self.stopped(worker, attempt)
         held = worker.held
         worker.held = {}
         worker.nbytes = 0
@@ -231,12 +234,24 @@ class Scheduler:
         """News of an attempt that the worker is not processing, as far as we know."""
         if attempt > worker.attempts or attempt < 1:
             raise ProtocolError(f"attempt {attempt} was never given to this worker")
-        key = worker.stopping.pop(attempt, None)
+        key = self.stopped(worker, attempt)
         if key is not None and finished:
             task = self.tasks.get(key)
             if task is None or (task.worker is not worker and worker not in task.holders):
                 worker.add("release", key)  # the cancellation crossed the result on its way
                 self.placement.mark(worker)
+
+    def stopped(self, worker: Worker, attempt: int) -> str | None:
+        """A cancelled attempt has stopped: who wants to know is told. Returns the key."""
+        key = worker.stopping.pop(attempt, None)
+        if key is None:
+            return None
+        worker.away.discard(attempt)
+        for client in worker.mourners.pop(attempt, NO_CLIENTS):
+            if self.clients.get(client.ident) is client:
+                client.send(("cancelled", [key], CANCELLED_BY_CLIENT))
+                self.placement.mark(client)
+        return key
 
     def on_stopped(self, worker: Worker, attempts: list[int], now: float) -> None:
         """Cancelled attempts that occupy no thread any more."""
@@ -250,6 +265,45 @@ class Scheduler:
         self.placement.touch(worker)
         self.placement.weigh(worker)
         self.end()
+
+    def on_seceded(self, worker: Worker, attempts: list[int], now: float) -> None:
+        """These have given up their threads while they wait for something."""
+        if worker.lost:
+            return
+        self.judge_attempts(worker, attempts)
+        self.placement.now = now
+        for attempt in attempts:
+            self.placement.step_aside(worker, attempt)
+        self.placement.touch(worker)
+        self.placement.weigh(worker)
+        self.end()
+
+    def on_rejoined(self, worker: Worker, attempts: list[int], now: float) -> None:
+        """These have threads again."""
+        if worker.lost:
+            return
+        self.judge_attempts(worker, attempts)
+        self.placement.now = now
+        for attempt in attempts:
+            self.placement.step_back(worker, attempt)
+        self.placement.weigh(worker)
+
+    def on_started(self, worker: Worker, attempts: list[int], now: float) -> None:
+        """These are being executed now."""
+        if worker.lost:
+            return
+        self.judge_attempts(worker, attempts)
+        for attempt in attempts:
+            task = worker.processing.get(attempt)
+            if task is not None:
+                for client in task.clients:
+                    client.add("started", task.key)
+                    self.placement.mark(client)
+
+    def judge_attempts(self, worker: Worker, attempts: list[int]) -> None:
+        for attempt in attempts:
+            if attempt > worker.attempts or attempt < 1:
+                raise ProtocolError(f"attempt {attempt} was never given to this worker")
 
     def on_returned(self, worker: Worker, attempts: list[int], now: float) -> None:
         """Recalled attempts that the worker has given back, not started."""
@@ -346,21 +400,21 @@ class Scheduler:
         for group in client.groups.values():
             group.clients -= 1
             if group.clients == 0 and group.tasks == 0:
-                self.ledger.groups.pop((group.digest, group.pure), None)
+                self.ledger.groups.pop((group.digest, group.kind), None)
         client.groups = {}
         self.end()
 
-    def on_functions(self, client: Client, rows: list[tuple[int, bytes, str, bytes, bool]]) -> None:
-        """Rows of the client's number for a function, digest, name, pickle, and whether it is pure."""
+    def on_functions(self, client: Client, rows: list[tuple[int, bytes, str, bytes, int]]) -> None:
+        """Rows of the client's number for a function, digest, name, pickle, and what kind it is."""
         groups = self.ledger.groups
-        for number, digest, name, blob, pure in rows:
+        for number, digest, name, blob, kind in rows:
             if number in client.groups:
                 raise ProtocolError(f"the function number {number} is defined twice")
-            group = groups.get((digest, pure))
+            group = groups.get((digest, kind))
             if group is None:
                 self.fid += 1
-                group = Group(self.fid, name, digest, blob, pure)
-                groups[(digest, pure)] = group
+                group = Group(self.fid, name, digest, blob, kind)
+                groups[(digest, kind)] = group
             group.clients += 1
             client.groups[number] = group
 
@@ -475,18 +529,59 @@ class Scheduler:
                 self.ledger.unwant(client, task)
         self.end()
 
-    def on_cancel(self, client: Client, keys: list[str], now: float) -> None:
-        """The client does not want these results any more, and wants to hear that it will not get them."""
+    def on_cancel(self, client: Client, keys: list[str], now: float, force: bool = False) -> None:
+        """The client does not want these results any more, and wants to hear when it is sure not to get them.
+
+        :param force: also if others want them, for whom they fail.
+        """
         self.placement.now = now
-        gone: list[str] = []
+        gone: list[tuple[str, Worker | None, int]] = []
         for key in keys:
             task = self.tasks.get(key)
-            if task is not None and task in client.wants:
-                self.ledger.unwant(client, task)
-                gone.append(key)
-        if gone:
-            client.send(("cancelled", gone, "the client has cancelled it"))
+            if task is None or task not in client.wants:
+                continue
+            worker = task.worker
+            attempt = task.attempt
+            self.ledger.unwant(client, task)
+            if force and task.needed() and task.state != MEMORY:
+                info: dict[str, Any] = {"key": key, "client": client.ident}
+                text = f"{key!r} was cancelled by another client, {client.ident!r}"
+                self.ledger.fail(task, ("cancelled", b"", text, info), key)
+            gone.append((key, worker, attempt))
+        self.end()
+        stopped: list[str] = []
+        for key, worker, attempt in gone:
+            if worker is not None and attempt in worker.stopping:
+                worker.mourners.setdefault(attempt, []).append(client)
+            else:
+                stopped.append(key)
+        if stopped:
+            client.send(("cancelled", stopped, CANCELLED_BY_CLIENT))
             self.placement.mark(client)
+
+    def on_retry(self, client: Client, keys: list[str], now: float) -> None:
+        """Failed tasks are to be tried again, with all that failed before them."""
+        self.placement.now = now
+        stack: list[Task] = []
+        for key in keys:
+            task = self.tasks.get(key)
+            if task is None or task not in client.wants:
+                client.send(("cancelled", [key], "it has been released"))
+                self.placement.mark(client)
+            elif task.state == ERRED:
+                stack.append(task)
+            elif task.state == MEMORY:
+                self.ledger.say_done(client, task)
+        while stack:
+            task = stack.pop()
+            if task.state == ERRED:
+                task.move(RELEASED)
+                task.failure = None
+                task.culprit = ""
+                task.deaths = 0
+                stack.extend(task.deps)
+                if task.needed():
+                    self.ledger.to_start.append(task)
         self.end()
 
     def on_placed(self, client: Client, rows: list[tuple[str, int, str]], now: float) -> None:
@@ -519,11 +614,11 @@ class Scheduler:
 
     def scattered(self) -> Group:
         """The group of all values that were scattered."""
-        group = self.ledger.groups.get((b"", True))
+        group = self.ledger.groups.get((b"", PURE))
         if group is None:
             self.fid += 1
-            group = Group(self.fid, "scatter", b"", b"", True)
-            self.ledger.groups[(b"", True)] = group
+            group = Group(self.fid, "scatter", b"", b"", PURE)
+            self.ledger.groups[(b"", PURE)] = group
         return group
 
     def on_client_missing(self, client: Client, rows: list[tuple[str, str]], now: float) -> None:

@@ -55,7 +55,7 @@ TRANSITIONS: Final = [
     (PROCESSING, ERRED, "it raised, or it killed too many workers"),
     (PROCESSING, RELEASED, "nobody needs it any more"),
     (MEMORY, RELEASED, "nobody needs the result any more, or its last holder is gone"),
-    (ERRED, RELEASED, "nobody needs it any more"),
+    (ERRED, RELEASED, "nobody needs it any more, or it is tried again"),
 ]
 
 

@@ -12,15 +12,22 @@ waiting        the last lacking input is held              ready
 waiting        an input can never be had here              (gone), "failed"
 ready          ``take``: all inputs held                   executing
 ready          ``take``: an input was released meanwhile   waiting
+ready          ``take_away``: asynchronous                 executing, away
 waiting/ready  ``on_recall``                               (gone), "returned"
 waiting/ready  ``on_cancel``                               (gone), "stopped"
 ready          a remake whose value nobody awaits now      (gone)
 executing      ``on_success``                              (gone), "finished" (a remake: "acquired")
 executing      ``on_failure``                              (gone), "failed" (a remake: its value is fetched)
 executing      ``on_recall``                               executing
+executing      ``secede``                                  executing, away, "seceded"
+away           ``rejoin``, a thread is free                executing, "rejoined"
+away           ``rejoin``, none is                         away, returning
+returning      ``admit``: a thread is free                 executing, "rejoined"
 executing      ``on_cancel``                               cancelled
 cancelled      ``on_success``, ``on_failure``              (gone), "stopped" (a remake: nothing)
 =============  ==========================================  ============================================================
+
+A task that is executing occupies one of the threads, unless it is away: it waits for something, or is asynchronous.
 
 Values of keys:
 
@@ -32,7 +39,8 @@ from           event                                       to
 absent         ``on_where``, ``on_run`` with a place       queued
 queued         ``on_remake``                               absent
 queued         ``fetches``: its turn                       fetching
-fetching       ``on_fetched``, a task waits                held, "acquired"
+(new)          ``on_acquire``                              queued; waited for by nobody, but kept
+fetching       ``on_fetched``, a task waits, or kept       held, "acquired"
 fetching       ``on_fetched``, no task waits               (gone)
 fetching       a holder failed, others are known           queued
 fetching       a holder failed, no other is known          absent, "missing" for each that failed
@@ -55,7 +63,7 @@ from typing import Any, Final, final
 from treadle.core.worker_data import ABSENT, FETCHING, GONE, QUEUED, Datum, Fetching, Place
 from treadle.errors import ProtocolError
 
-__all__ = ["Job", "WorkerState"]
+__all__ = ["ALONG", "ASYNCHRONOUS", "STARTS", "Job", "WorkerState"]
 
 #: Attempt, key, order, function, payload, keys of the dependencies, flags.
 RunRow = tuple[int, str, int, int, bytes, list[str], int]
@@ -75,9 +83,17 @@ OVER: Final = 4
 
 STATE_NAMES: Final = ["waiting", "ready", "executing", "cancelled", "over"]
 
+#: What the flags of a task say: send a small result along, it is asynchronous, tell when it starts.
+ALONG: Final = 1
+ASYNCHRONOUS: Final = 2
+STARTS: Final = 4
+
 NO_KEYS: Final[list[str]] = []
 NO_VALUES: Final[list[Any]] = []
 NO_DATA: Final[list[Datum]] = []
+
+#: The order of what no task waits for: after everything else.
+ACQUIRED: Final = 1 << 62
 
 #: Stands for the holder in "missing" where no holder is known.
 NOBODY: Final = ""
@@ -98,9 +114,11 @@ class Job:
         self.fid: Final = fid
         self.payload: bytes = payload
         self.deps: Final = deps
-        #: 1: a small result is to be sent along.
+        #: A sum of ALONG, ASYNCHRONOUS, STARTS.
         self.flags: Final = flags
         self.state: int = READY
+        #: If executing: it occupies no thread.
+        self.away: bool = False
         #: If waiting: for what, and how much of that is still lacking.
         self.awaited: list[Datum] = NO_DATA
         self.lacking: int = 0
@@ -128,9 +146,13 @@ class WorkerState:
         #: Order, serial and job: a heap. Jobs that are not ready any more are skipped.
         self.heap: list[tuple[int, int, Job]] = []
         self.serial: int = 0
-        #: How many jobs are ready, and how many occupy a thread. Both include remakes.
+        #: How many jobs are ready and need a thread, and how many occupy one. Both include remakes.
         self.ready: int = 0
         self.executing: int = 0
+        #: Asynchronous jobs that are ready, and some that were dropped meanwhile.
+        self.ready_away: list[Job] = []
+        #: Order, serial and job: a heap of those that were away and want a thread again.
+        self.returning: list[tuple[int, int, Job]] = []
         #: Value and bytes of each key that is held.
         self.store: dict[str, tuple[Any, int]] = {}
         self.held_bytes: int = 0
@@ -209,6 +231,22 @@ class WorkerState:
         self.learn_places(rows, touched)
         self.pursue(touched)
 
+    def on_acquire(self, rows: list[WhereRow]) -> None:
+        """Values to be fetched and kept, although no task here needs them."""
+        touched: list[Datum] = []
+        for key, _, _ in rows:
+            if key in self.store:
+                self.post(("acquired", [(key, self.store[key][1])]))
+                continue
+            datum = self.awaited.get(key)
+            if datum is None:
+                datum = Datum(key)
+                datum.order = ACQUIRED
+                self.awaited[key] = datum
+            datum.keep = True
+        self.learn_places(rows, touched)
+        self.pursue(touched)
+
     def on_recall(self, attempts: list[int]) -> None:
         """Give back those that have not started.
 
@@ -236,16 +274,19 @@ class WorkerState:
                 self.garbage.append(value)
                 continue
             datum = self.awaited.get(key)
-            if datum is not None and datum.remake is not None and datum.waiting == 0:
+            if datum is None:
+                continue
+            datum.keep = False
+            if datum.waiting == 0 and datum.state != FETCHING:
                 self.drop_remake(datum)
                 self.forget(datum)
 
     # What the threads of this worker do.
 
     def take(self) -> Job | None:
-        """Hand out the most urgent ready job; None if none is ready, or all threads are occupied."""
+        """Hand out the most urgent ready job; None if none is ready, or all threads are occupied or waited for."""
         heap = self.heap
-        while heap and self.executing < self.nthreads:
+        while heap and self.executing < self.nthreads and not self.returning:
             job = heappop(heap)[2]
             if job.state != READY:
                 continue
@@ -253,9 +294,46 @@ class WorkerState:
             if job.deps and not self.gather(job):
                 continue
             self.executing += 1
-            job.state = EXECUTING
+            self.begin(job)
             return job
         return None
+
+    def take_away(self) -> list[Job]:
+        """Hand out all asynchronous jobs that are ready. They occupy no thread."""
+        jobs: list[Job] = []
+        if self.ready_away:
+            ready = self.ready_away
+            self.ready_away = []
+            for job in ready:
+                if job.state == READY and (not job.deps or self.gather(job)):
+                    job.away = True
+                    self.begin(job)
+                    jobs.append(job)
+        return jobs
+
+    def secede(self, job: Job) -> None:
+        """An executing job gives up its thread: it only waits for something."""
+        job.away = True
+        self.executing -= 1
+        if job.attempt:
+            self.post(("seceded", [job.attempt]))
+
+    def rejoin(self, job: Job) -> bool:
+        """A job that is away wants a thread again. If there is none, it is one of those that :meth:`admit` lets in."""
+        if self.executing < self.nthreads and not self.returning:
+            self.enter(job)
+            return True
+        self.serial += 1
+        heappush(self.returning, (job.order, self.serial, job))
+        return False
+
+    def admit(self) -> Job | None:
+        """The most urgent job that may go on, if there is a thread for it now."""
+        if not self.returning or self.executing >= self.nthreads:
+            return None
+        job = heappop(self.returning)[2]
+        self.enter(job)
+        return job
 
     def inputs(self, job: Job) -> list[Any]:
         """The values of the dependencies of a job that was just taken; they are now the caller's to let go of."""
@@ -268,7 +346,8 @@ class WorkerState:
 
         :param packed: the result itself, if it is to be sent along.
         """
-        self.executing -= 1
+        if not job.away:
+            self.executing -= 1
         attempt = job.attempt
         if job.state == CANCELLED:
             self.end_cancelled(job)
@@ -283,7 +362,8 @@ class WorkerState:
 
     def on_failure(self, job: Job, seconds: float, error: Any) -> None:
         """Take the packed error of a job."""
-        self.executing -= 1
+        if not job.away:
+            self.executing -= 1
         attempt = job.attempt
         if job.state == CANCELLED:
             self.end_cancelled(job)
@@ -311,7 +391,7 @@ class WorkerState:
             datum = self.landed(ident, key)
             if datum is None:
                 continue
-            if datum.waiting:
+            if datum.waiting or datum.keep:
                 self.hold(key, value, nbytes)
                 acquired.append((key, nbytes))
             else:
@@ -405,7 +485,7 @@ class WorkerState:
     def drop(self, job: Job) -> None:
         """Forget a task that has not started."""
         del self.jobs[job.attempt]
-        if job.state == READY:
+        if job.state == READY and not job.flags & ASYNCHRONOUS:
             self.ready -= 1
         job.state = OVER
         job.payload = b""  # its entry stays in the heap for a while
@@ -420,6 +500,8 @@ class WorkerState:
     def abandon(self, datum: Datum) -> None:
         """Nobody waits for a value any more. One that is being made or fetched is left to come."""
         remake = datum.remake
+        if datum.keep:
+            return
         if remake is None:
             self.forget(datum)
         elif remake.state == READY:
@@ -449,8 +531,22 @@ class WorkerState:
             del self.jobs[job.attempt]
             self.post(("stopped", [job.attempt]))
 
+    def begin(self, job: Job) -> None:
+        job.state = EXECUTING
+        if job.flags & STARTS:
+            self.post(("started", [job.attempt]))
+
+    def enter(self, job: Job) -> None:
+        job.away = False
+        self.executing += 1
+        if job.attempt:
+            self.post(("rejoined", [job.attempt]))
+
     def make_ready(self, job: Job) -> None:
         job.state = READY
+        if job.flags & ASYNCHRONOUS:
+            self.ready_away.append(job)
+            return
         self.ready += 1
         self.serial += 1
         heappush(self.heap, (job.order, self.serial, job))
@@ -508,7 +604,7 @@ class WorkerState:
         for datum in data:
             if datum.state == FETCHING or datum.state == GONE or datum.remake is not None:
                 continue
-            if datum.waiting == 0:
+            if datum.waiting == 0 and not datum.keep:
                 self.forget(datum)
             elif datum.places:
                 datum.asked = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from treadle.core.worker import CANCELLED, EXECUTING, OVER, READY, WAITING
+from treadle.core.worker import ASYNCHRONOUS, CANCELLED, EXECUTING, OVER, READY, WAITING
 from treadle.core.worker_data import ABSENT, FETCHING, GONE, QUEUED
 from treadle.errors import InternalError
 
@@ -28,10 +28,18 @@ def check_worker(state: WorkerState) -> None:
                 _check(job in datum.waiters, "who waits for a value is among its waiters", job)
         _check(job.lacking == lacking, "lacking counts the inputs to come", job)
         _check((job.state == WAITING) == (lacking > 0), "a job waits while it lacks inputs", job)
-        executing += job.state in (EXECUTING, CANCELLED)
+        executing += job.state in (EXECUTING, CANCELLED) and not job.away
+        _check(not job.away or job.state in (EXECUTING, CANCELLED), "only what has started is away", job)
     _check(executing <= state.executing <= state.nthreads, "executing counts the occupied threads", state)
     ready = sum(entry[2].state == READY for entry in state.heap)
     _check(ready == state.ready, "ready counts the ready jobs, which are in the heap", state)
+    away = {id(job) for job in state.ready_away}
+    for job in state.jobs.values():
+        if job.state == READY and job.flags & ASYNCHRONOUS:
+            _check(id(job) in away, "an asynchronous job that is ready can be taken", job)
+    for _, _, job in state.returning:
+        _check(job.away, "what returns is away", job)
+    _check(not state.returning or state.executing == state.nthreads, "nobody waits for a free thread", state)
     _check(sum(held[1] for held in state.store.values()) == state.held_bytes, "held_bytes sums up the store", state)
     for key, datum in state.awaited.items():
         _check(key == datum.key and key not in state.store, "what is held is not awaited", datum)
@@ -45,7 +53,8 @@ def _check_awaited(datum: Datum) -> None:
     waiting = sum(job.state == WAITING for job in datum.waiters)
     _check(datum.waiting == waiting, "waiting counts the tasks that wait", datum)
     remake = datum.remake
-    _check(waiting > 0 or datum.state == FETCHING or remake is not None, "nothing is awaited by nobody", datum)
+    wanted = waiting > 0 or datum.keep
+    _check(wanted or datum.state == FETCHING or remake is not None, "nothing is awaited by nobody", datum)
     if remake is not None:
         _check(datum.state == ABSENT, "what is made here is not fetched", datum)
         _check(remake.state in (READY, EXECUTING), "a remake is ready or executing", datum)

@@ -46,6 +46,8 @@ class Datum:
         #: The tasks that wait for it. Those that were dropped meanwhile are still in the list, but not counted.
         self.waiters: list[Job] = []
         self.waiting: int = 0
+        #: It is to be fetched and kept even if none does.
+        self.keep: bool = False
         #: Where it can be fetched from, and who had to be crossed out since the scheduler last said.
         self.places: list[Place] = []
         self.failed: list[str] = []

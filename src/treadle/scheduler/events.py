@@ -42,7 +42,11 @@ def _release(core: Scheduler, client: Client, message: messages.Release, now: fl
 
 
 def _cancel(core: Scheduler, client: Client, message: messages.Cancel, now: float) -> None:
-    core.on_cancel(client, message.keys, now)
+    core.on_cancel(client, message.keys, now, message.force)
+
+
+def _retry(core: Scheduler, client: Client, message: messages.Retry, now: float) -> None:
+    core.on_retry(client, message.keys, now)
 
 
 def _placed(core: Scheduler, client: Client, message: messages.Placed, now: float) -> None:
@@ -77,22 +81,35 @@ def _stopped(core: Scheduler, worker: Worker, message: messages.Stopped, now: fl
     core.on_stopped(worker, message.attempts, now)
 
 
+def _seceded(core: Scheduler, worker: Worker, message: messages.Seceded, now: float) -> None:
+    core.on_seceded(worker, message.attempts, now)
+
+
+def _rejoined(core: Scheduler, worker: Worker, message: messages.Rejoined, now: float) -> None:
+    core.on_rejoined(worker, message.attempts, now)
+
+
+def _started(core: Scheduler, worker: Worker, message: messages.Started, now: float) -> None:
+    core.on_started(worker, message.attempts, now)
+
+
 def _heartbeat(core: Scheduler, worker: Worker, message: messages.Heartbeat, now: float) -> None:
     core.on_heartbeat(worker, message.rss, message.cpu, message.fetched_bytes, message.fetch_seconds, now)
 
 
-#: Without :class:`~treadle.wire.messages.Ask`, which the process answers itself.
+#: Without :class:`~treadle.wire.messages.Ask` and its withdrawal, which are for the process itself.
 FROM_CLIENT: Final[Mapping[type[messages.Message], Handler]] = {
     messages.Functions: _functions,
     messages.Submit: _submit,
     messages.Want: _want,
     messages.Release: _release,
     messages.Cancel: _cancel,
+    messages.Retry: _retry,
     messages.Placed: _placed,
     messages.ClientMissing: _client_missing,
 }
 
-#: Without :class:`~treadle.wire.messages.Leaving`: it is about the connection.
+#: Without :class:`~treadle.wire.messages.Leaving`, which is about the connection, and what is for services.
 FROM_WORKER: Final[Mapping[type[messages.Message], Handler]] = {
     messages.Finished: _finished,
     messages.Failed: _failed,
@@ -100,5 +117,8 @@ FROM_WORKER: Final[Mapping[type[messages.Message], Handler]] = {
     messages.Missing: _missing,
     messages.Returned: _returned,
     messages.Stopped: _stopped,
+    messages.Seceded: _seceded,
+    messages.Rejoined: _rejoined,
+    messages.Started: _started,
     messages.Heartbeat: _heartbeat,
 }

@@ -23,9 +23,11 @@ __all__ = [
     "FROM_WORKER",
     "TO_PEER",
     "TO_WORKER",
+    "Acquire",
     "Acquired",
     "Answer",
     "Ask",
+    "Call",
     "Cancel",
     "CancelAttempts",
     "Cancelled",
@@ -33,31 +35,43 @@ __all__ = [
     "Data",
     "Died",
     "Done",
+    "Event",
     "Failed",
     "Fetch",
     "Finished",
     "Functions",
     "Heartbeat",
     "Leaving",
+    "Logs",
     "Message",
     "MessageDecoder",
     "Missing",
     "Options",
     "Placed",
+    "Ready",
     "Recall",
+    "Rejoined",
     "Release",
     "ReleaseKeys",
     "Remake",
+    "Reply",
+    "Retry",
     "Returned",
     "Run",
+    "Seceded",
+    "Setup",
     "Shutdown",
+    "Started",
     "Stopped",
     "Store",
     "Stored",
     "Submit",
     "TasksFailed",
+    "TasksStarted",
+    "Teardown",
     "Want",
     "Where",
+    "Withdraw",
     "WorkerFunctions",
     "shorten",
 ]
@@ -95,8 +109,9 @@ class Options(msgspec.Struct, frozen=True, gc=False):
 
 
 class Functions(Message, frozen=True, tag="functions"):
-    #: Number (the client's own), digest, display name, blob, pure.
-    rows: list[tuple[Count, Digest, str, bytes, bool]]
+    #: Number (the client's own), digest, display name, blob, and what kind of function it is: a sum of
+    #: 1 (pure), 2 (asynchronous), 4 (tell when it starts) and 8 (makes an actor).
+    rows: list[tuple[Count, Digest, str, bytes, Count]]
 
 
 class Submit(Message, frozen=True, tag="submit"):
@@ -120,6 +135,12 @@ class Release(Message, frozen=True, tag="release"):
 
 class Cancel(Message, frozen=True, tag="cancel"):
     keys: list[str]
+    #: Also if others want it: then it fails for them.
+    force: bool = False
+
+
+class Retry(Message, frozen=True, tag="retry"):
+    keys: list[str]
 
 
 class Placed(Message, frozen=True, tag="placed"):
@@ -138,6 +159,12 @@ class Ask(Message, frozen=True, tag="ask"):
     argument: Any = None
 
 
+class Withdraw(Message, frozen=True, tag="withdraw"):
+    """Nobody waits for the answer to a question any more; if it was a grant, it is given back."""
+
+    id: Count
+
+
 # From the scheduler to a client.
 
 
@@ -154,6 +181,16 @@ class TasksFailed(Message, frozen=True, tag="failed"):
 class Cancelled(Message, frozen=True, tag="cancelled"):
     keys: list[str]
     reason: str
+
+
+class TasksStarted(Message, frozen=True, tag="started"):
+    keys: list[str]
+
+
+class Event(Message, frozen=True, tag="event"):
+    topic: str
+    #: Number, seconds since the epoch, packed value.
+    rows: list[tuple[Count, Measure, bytes]]
 
 
 class Answer(Message, frozen=True, tag="answer"):
@@ -197,8 +234,25 @@ class ReleaseKeys(Message, frozen=True, tag="release"):
     keys: list[str]
 
 
+class Acquire(Message, frozen=True, tag="acquire"):
+    """Fetch these and keep them, whether or not a task here needs them."""
+
+    rows: list[Location]
+
+
+class Setup(Message, frozen=True, tag="setup"):
+    #: Number, name, blob.
+    rows: list[tuple[Count, str, bytes]]
+
+
+class Teardown(Message, frozen=True, tag="teardown"):
+    numbers: list[Count]
+
+
 class Shutdown(Message, frozen=True, tag="shutdown"):
     reason: str
+    #: True: the parent of the process is to start another one in its place.
+    again: bool = False
 
 
 # From a worker to the scheduler.
@@ -233,6 +287,33 @@ class Stopped(Message, frozen=True, tag="stopped"):
     attempts: list[Attempt]
 
 
+class Seceded(Message, frozen=True, tag="seceded"):
+    """These have given up their threads while they wait for something."""
+
+    attempts: list[Attempt]
+
+
+class Rejoined(Message, frozen=True, tag="rejoined"):
+    attempts: list[Attempt]
+
+
+class Started(Message, frozen=True, tag="started"):
+    attempts: list[Attempt]
+
+
+class Logs(Message, frozen=True, tag="logs"):
+    #: Attempt (0 for what belongs to no task), key, seconds since the epoch, "stdout", "stderr" or the level of a log
+    #: record, and the text.
+    rows: list[tuple[Count, str, Measure, str, str]]
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """What has become of one row of a "setup"."""
+
+    number: Count
+    error: Error | None = None
+
+
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
     rss: Count
     cpu: Measure
@@ -250,12 +331,30 @@ class Leaving(Message, frozen=True, tag="leaving"):
 class Fetch(Message, frozen=True, tag="fetch"):
     id: Count
     keys: list[str]
+    #: The values are to come as msgpack, without pickles.
+    plain: bool = False
 
 
 class Store(Message, frozen=True, tag="store"):
     id: Count
     #: Key, how many of the frame's buffers are its value.
     rows: list[tuple[str, Count]]
+
+
+class Call(Message, frozen=True, tag="call"):
+    id: Count
+    #: What is to be done, and with what: ``"actor"`` and the key of an actor, for example.
+    topic: str
+    target: str
+    #: How many of the frame's buffers are the packed argument.
+    count: Count
+
+
+class Reply(Message, frozen=True, tag="reply"):
+    id: Count
+    error: Error | None
+    #: How many of the frame's buffers are the packed value.
+    count: Count
 
 
 class Data(Message, frozen=True, tag="data"):
@@ -312,10 +411,38 @@ class MessageDecoder:
             raise ProtocolError(f"what it sent is no message: {shorten(error)}") from None
 
 
-FROM_CLIENT: Final = MessageDecoder(Functions, Submit, Want, Release, Cancel, Placed, ClientMissing, Ask)
-FROM_SCHEDULER_TO_CLIENT: Final = MessageDecoder(Done, TasksFailed, Cancelled, Answer)
-TO_WORKER: Final = MessageDecoder(WorkerFunctions, Run, Remake, Where, Recall, CancelAttempts, ReleaseKeys, Shutdown)
-FROM_WORKER: Final = MessageDecoder(Finished, Failed, Acquired, Missing, Returned, Stopped, Heartbeat, Leaving)
-FROM_PEER: Final = MessageDecoder(Fetch, Store)
-TO_PEER: Final = MessageDecoder(Data, Stored)
+FROM_CLIENT: Final = MessageDecoder(
+    Functions, Submit, Want, Release, Cancel, Retry, Placed, ClientMissing, Ask, Withdraw
+)
+FROM_SCHEDULER_TO_CLIENT: Final = MessageDecoder(Done, TasksFailed, Cancelled, TasksStarted, Event, Answer)
+TO_WORKER: Final = MessageDecoder(
+    WorkerFunctions,
+    Run,
+    Remake,
+    Where,
+    Acquire,
+    Recall,
+    CancelAttempts,
+    ReleaseKeys,
+    Setup,
+    Teardown,
+    Shutdown,
+)
+FROM_WORKER: Final = MessageDecoder(
+    Finished,
+    Failed,
+    Acquired,
+    Missing,
+    Returned,
+    Stopped,
+    Seceded,
+    Rejoined,
+    Started,
+    Logs,
+    Ready,
+    Heartbeat,
+    Leaving,
+)
+FROM_PEER: Final = MessageDecoder(Fetch, Store, Call)
+TO_PEER: Final = MessageDecoder(Data, Stored, Reply)
 FROM_SUPERVISOR: Final = MessageDecoder(Died)

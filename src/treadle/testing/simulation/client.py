@@ -235,7 +235,7 @@ class SimulatedClient:
             number = len(self._functions)
             self._functions[name, pure] = number
             digest = f"{name}{'' if pure else ' (impure)'}".encode()[:16].ljust(16, b"\0")
-            self.send(("functions", [(number, digest, name, name.encode(), pure)]))
+            self.send(("functions", [(number, digest, name, name.encode(), int(pure))]))
         return number
 
     def _want(self, key: str) -> SimulatedFuture:

@@ -34,7 +34,7 @@ _WRONG_OF_CLIENTS: tuple[tuple[Any, ...], ...] = (
     ("submit", ["w"], [0], [b"\x90"], [], [1], None),
     ("submit", ["w"], [0], [b"\x90"], [], None, {"priority": 1 << 62}),
     ("submit", ["w"], [0], [b"\x90"], [], None, {"resources": {"GPU": -1.0}}),
-    ("functions", [(0, b"x" * 16, "f0", b"", True), (0, b"x" * 16, "f0", b"", True)]),
+    ("functions", [(0, b"x" * 16, "f0", b"", 1), (0, b"x" * 16, "f0", b"", 1)]),
 )
 _WRONG_OF_WORKERS: tuple[tuple[Any, ...], ...] = (
     ("finished", [(0, 28, 0.0, None)]),

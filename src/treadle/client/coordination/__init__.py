@@ -1,0 +1,1 @@
+"""Locks, semaphores, events, queues and variables that all processes of a cluster share."""

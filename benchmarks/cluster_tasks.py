@@ -13,6 +13,31 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+class Counter:
+    """An actor."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def increment(self, by: int) -> int:
+        self.n += by
+        return self.n
+
+    def ends(self, array: Any) -> float:
+        return ends(array)
+
+
+class AsyncCounter:
+    """An actor whose method is a coroutine function."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    async def increment(self, by: int) -> int:
+        self.n += by
+        return self.n
+
+
 def count(values: list[int]) -> int:
     return len(values)
 

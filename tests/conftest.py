@@ -13,6 +13,9 @@ from textwrap import dedent
 from typing import Any, TypeAlias
 
 import pytest
+from client_parts import FakeCluster
+
+from treadle import Client
 
 #: ``script(source, *arguments)`` starts a script in a process of its own, with pipes for its input and output.
 Script: TypeAlias = "Callable[..., subprocess.Popen[str]]"
@@ -52,6 +55,21 @@ def no_orphans() -> Iterator[None]:
     assert children() - before - helpers == {member.pid for member in pool._idle}
     pool.close()
     assert children() - before - helpers == set()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCluster]:
+    """A scheduler that says what the test has it say, and nothing else."""
+    fake = FakeCluster()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def client(fake: FakeCluster) -> Iterator[Client]:
+    """A client of the fake one; modules with a real cluster have fixtures of their own."""
+    with fake.client() as client:
+        yield client
 
 
 @pytest.fixture

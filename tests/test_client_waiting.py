@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import io
 import threading
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -21,19 +20,6 @@ from treadle.errors import ConnectError, UserError
 from treadle.testing.tasks import Boom, eventually, inc
 from treadle.wire import messages
 from treadle.wire.failures import pack_error
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    fake = FakeCluster()
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
-def client(fake: FakeCluster) -> Iterator[Client]:
-    with fake.client() as client:
-        yield client
 
 
 @pytest.fixture

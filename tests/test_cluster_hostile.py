@@ -93,7 +93,7 @@ class Trace:
 #: What each role may say, in shape.
 SAYINGS: dict[str, list[Any]] = {
     "client": [
-        ("functions", [(0, b"d" * 16, "inc", b"blob", True)]),
+        ("functions", [(0, b"d" * 16, "inc", b"blob", 1)]),
         ("submit", ["a", "b"], [0, 0], [b"\x91\x01", b"\x91\x02"], [[], [0]], [1], {"priority": 3}),
         ("want", ["x"]),
         ("cancel", ["x"]),
@@ -121,7 +121,7 @@ VIOLATIONS: dict[str, list[bytes]] = {
     "client": [
         frame(("no such message", 1)),
         frame(("submit", ["a"], [99], [b""], [], None, None)),
-        frame(("functions", [(0, b"short", "f", b"", True)])),
+        frame(("functions", [(0, b"short", "f", b"", 1)])),
         frame(("want", "not a list")),
         frame(("submit", ["a"], [0], [b""], [[7]], None, None)),
         frame(("finished", [(1, 28, 0.1, None)])),
@@ -217,7 +217,7 @@ def test_the_scheduler_unpickles_nothing(victim: Victim, tmp_path: Path) -> None
     feed(
         victim.enter(victim.cluster.address, "client"),
         frame(
-            ("functions", [(0, blob[:16].ljust(16), "f", blob, True)]),
+            ("functions", [(0, blob[:16].ljust(16), "f", blob, 1)]),
             # Nobody has the resource, so that no worker is sent it, who would be right to read it.
             ("submit", ["hostile"], [0], [blob], [], None, {"resources": {"nobody has this": 1.0}}),
             ("ask", 1, "explain", blob),

@@ -655,7 +655,14 @@ def test_the_start_of_a_task_is_told_if_it_is_wanted() -> None:
     assert said(state) == []
     take(state)
     state.take_away()
-    assert said(state) == [("started", [1]), ("started", [2])]
+    assert said(state) == [("started", [1, 2])]
+
+
+def test_the_start_of_what_has_ended_is_not_told() -> None:
+    state = new_state()
+    run(state, row(1, "x", flags=4))
+    succeed(state, take(state))
+    assert said(state) == [("finished", [(1, 10, 0.5, None)])]
 
 
 # Copies

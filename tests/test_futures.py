@@ -10,7 +10,6 @@ import logging
 import pickle
 import threading
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -25,19 +24,6 @@ from treadle.testing.tasks import Boom, boom, eventually, inc
 from treadle.wire import messages
 from treadle.wire.failures import pack_error
 from treadle.wire.values import pack_value
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    fake = FakeCluster()
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
-def client(fake: FakeCluster) -> Iterator[Client]:
-    with fake.client() as client:
-        yield client
 
 
 @pytest.fixture
@@ -319,7 +305,9 @@ def test_cancel(fake: FakeCluster, client: Client, future: Future[int]) -> None:
     assert future.cancel()
     assert fake.expect(messages.Cancel).keys == ["x"]
     assert over.wait(30)
-    assert (future.done(), future.cancelled(), future.status) == (True, True, "cancelled")
+    assert (future.done(), future.cancelled(), future.status) == (True, True, "cancelling")
+    fake.send(("cancelled", ["x"], "its client wanted it so"))
+    eventually(lambda: future.status == "cancelled")
     for ask in (future.result, future.exception):
         with pytest.raises(CancelledError, match="'x' was cancelled"):
             ask()

@@ -420,6 +420,7 @@ EXAMPLES: list[errors.TreadleError] = [
     errors.DataLostError("a", ""),
     errors.ProtocolError("text"),
     errors.ConnectError("127.0.0.1:8786", "nobody listens there"),
+    errors.BrokenClusterError("127.0.0.1:8786", "it was closed"),
     errors.RefusedError("text"),
     errors.AddressInUseError("127.0.0.1:8786"),
     errors.ClosedError("text"),

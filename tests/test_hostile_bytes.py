@@ -100,7 +100,7 @@ def hello(**changes: Any) -> bytes:
 #: Whole frames that a client may send once it has come in.
 GOOD = [
     frame(("want", ["x", "y" * 300])),
-    frame(("functions", [(0, b"d" * 16, "inc", b"\x80\x05N.", True)]), ("release", [])),
+    frame(("functions", [(0, b"d" * 16, "inc", b"\x80\x05N.", 1)]), ("release", [])),
     frame(("submit", ["a", "b"], [0, 0], [b"\x91\x01", b"\x91\x02"], [[], [0, "earlier"]], [1], {"priority": 3})),
     frame(("ask", 7, "no topic", {"key": [1.5, None, True]}), ("placed", [("k", 2**40, "w")])),
     frame(("want", ["with buffers"]), buffers=(b"x" * 10, b"", b"y" * 70_000)),
@@ -274,7 +274,7 @@ def test_no_pickle_is_read(server: Server, tmp_path: Path, caplog: pytest.LogCap
         evil,
         framed(evil),
         framed(b"\x91\x94\xa3ask\x01\xa1t" + b"\xc8" + struct.pack(">H", len(evil)) + b"\x01" + evil),
-        frame(("functions", [(0, evil[:16], "f", evil, True)]), ("submit", ["k"], [0], [evil], [])),
+        frame(("functions", [(0, evil[:16], "f", evil, 1)]), ("submit", ["k"], [0], [evil], [])),
         frame(("ask", 1, "t", evil), buffers=(evil, evil)),
         frame(("failed", [("k", "k", ("raised", evil, "", {}))])),
     ):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import os
 import threading
 import types
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy
 import pytest
 
-from treadle.errors import TaskNotSerializableError
+from treadle.errors import TaskNotSerializableError, UserError
 from treadle.testing.tasks import inc
 from treadle.wire import functions, pickling
 from treadle.wire.functions import display_name, pack_function, unpack_function
@@ -199,3 +203,59 @@ def test_a_function_that_cannot_be_pickled_is_named() -> None:
     assert caught.value.key == "the key"
     assert caught.value.part == "its function 'locked'"
     assert "cannot pickle" in caught.value.reason
+
+
+def by_path(path: object) -> Any:
+    return unpack_function(msgspec.msgpack.encode(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "func"),
+    [("operator:add", operator.add), ("os.path:join", os.path.join), ("collections:Counter.update", Counter.update)],
+)
+def test_a_function_may_be_named_by_its_import_path(path: str, func: object) -> None:
+    assert by_path(path) is func
+
+
+@pytest.mark.parametrize(
+    "path", ["", ":", "add", "operator:", ":add", "operator.add", "operator:add:add", "a b:c", ".os:x"]
+)
+def test_an_import_path_of_another_form_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match=f"'module:qualname', such as 'operator:add', not {path!r}$"):
+        by_path(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        ("nowhere:add", "there is no module 'nowhere' here"),
+        ("nowhere.deeper:add", "there is no module 'nowhere' here"),
+        ("os.nothing:add", "there is no module 'os.nothing' here"),
+        ("operator:nothing", "module 'operator' has no attribute 'nothing'"),
+        ("collections:OrderedDict.nothing", "type object 'collections.OrderedDict' has no attribute 'nothing'"),
+    ],
+)
+def test_an_import_path_that_leads_nowhere_says_what_is_missing(path: str, missing: str) -> None:
+    with pytest.raises(UserError) as caught:
+        by_path(path)
+    assert str(caught.value) == f"the import path {path!r} leads nowhere: {missing}"
+
+
+def test_what_an_import_path_leads_to_can_be_called() -> None:
+    with pytest.raises(UserError, match="'math:pi' leads to a float, which cannot be called"):
+        by_path("math:pi")
+
+
+def test_a_module_whose_own_imports_fail_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_more.py").write_text("import what_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="what_is_not_there"):
+        by_path("needs_more:add")
+
+
+@pytest.mark.parametrize("blob", [b"", b"\x05", b"\x93abc", b"\xa2\xff\xfe", b"\xa1ab", b"\xc1"])
+def test_bytes_that_are_no_function_are_refused(blob: bytes) -> None:
+    with pytest.raises(UserError, match="a function is a pickle, or its import path as one msgpack string"):
+        unpack_function(blob)

@@ -34,7 +34,7 @@ from treadle.wire.failures import unpack_error
 from treadle.wire.functions import pack_function
 from treadle.wire.refusals import read_refusal
 from treadle.wire.values import dump_parts, load_parts, pack_call, unpack_value
-from treadle.worker.executor import INLINE
+from treadle.worker.calls import INLINE
 
 Scenario = Callable[[FakeScheduler, list[FakeWorker]], Coroutine[Any, Any, None]]
 

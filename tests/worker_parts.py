@@ -78,9 +78,10 @@ class FakeWorker:
         self.link = link
         self.ident = link.ident
         self.address: str = link.details["address"]
-        #: What it has said, heartbeats apart.
+        #: What it has said, heartbeats and logs apart.
         self.said: asyncio.Queue[Any] = asyncio.Queue()
         self.heartbeats: asyncio.Queue[messages.Heartbeat] = asyncio.Queue()
+        self.logs: list[messages.Logs] = []
         self.ended: asyncio.Event = asyncio.Event()
         self._functions: dict[Any, int] = {}
         self._attempts = 0
@@ -88,7 +89,10 @@ class FakeWorker:
 
     def _receive(self, received: list[Any], buffers: list[memoryview]) -> None:
         for message in received:
-            (self.heartbeats if isinstance(message, messages.Heartbeat) else self.said).put_nowait(message)
+            if isinstance(message, messages.Logs):
+                self.logs.append(message)
+            else:
+                (self.heartbeats if isinstance(message, messages.Heartbeat) else self.said).put_nowait(message)
 
     def send(self, *tuples: tuple[Any, ...]) -> None:
         self.link.send(list(tuples))

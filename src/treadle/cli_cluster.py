@@ -22,6 +22,13 @@ _TOKEN_FILE = click.option(
     help="Holds the secret that all parts of the cluster know.  [default: the environment variable TREADLE_TOKEN; "
     "on this machine alone, a secret of your own that is made on first use]",
 )
+_PRELOAD = click.option(
+    "--preload",
+    multiple=True,
+    metavar="MODULE|FILE.py",
+    help="A module, or a file, to be imported first. If it has a function treadle_setup, that is called. May be given "
+    "several times.",
+)
 _LOG_LEVEL = click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -104,8 +111,37 @@ def _resources(text: str) -> dict[str, float]:
     metavar="SECONDS",
     help="A worker that was silent for so long counts as lost.",
 )
+@click.option(
+    "--lease",
+    type=_seconds,
+    default="30",
+    show_default=True,
+    metavar="SECONDS",
+    help="A client that was silent for so long loses the locks, permits and items of queues that it holds.",
+)
+@click.option(
+    "--allow-run-on-scheduler",
+    is_flag=True,
+    help="Let clients have functions called in the process of the scheduler, with client.run_on_scheduler.",
+)
+@click.option(
+    "--allow-shutdown",
+    is_flag=True,
+    help="Let clients end the scheduler and its workers, with client.shutdown.",
+)
+@_PRELOAD
 @_LOG_LEVEL
-def scheduler(host: str, port: int, token_file: str | None, worker_timeout: float, log_level: str) -> None:
+def scheduler(
+    host: str,
+    port: int,
+    token_file: str | None,
+    worker_timeout: float,
+    lease: float,
+    allow_run_on_scheduler: bool,
+    allow_shutdown: bool,
+    preload: tuple[str, ...],
+    log_level: str,
+) -> None:
     """Run the scheduler of a cluster: workers and clients connect to it.
 
     It runs until it is interrupted (Ctrl-C, SIGINT) or terminated (SIGTERM). Then its workers end too, and the exit
@@ -127,7 +163,8 @@ def scheduler(host: str, port: int, token_file: str | None, worker_timeout: floa
     from treadle.scheduler.settings import Settings
 
     try:
-        serve(Settings(host, port, _token(token_file), log_level, worker_timeout))
+        settings = Settings(host, port, _token(token_file), log_level, worker_timeout, lease, preload=preload)
+        serve(settings._replace(allow_run_on_scheduler=allow_run_on_scheduler, allow_shutdown=allow_shutdown))
     except (UserError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
@@ -178,6 +215,7 @@ def scheduler(host: str, port: int, token_file: str | None, worker_timeout: floa
     help="How long to wait for a scheduler that does not listen yet.",
 )
 @_TOKEN_FILE
+@_PRELOAD
 @_LOG_LEVEL
 def worker(
     address: str,
@@ -189,6 +227,7 @@ def worker(
     host: str,
     timeout: float,
     token_file: str | None,
+    preload: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Run workers of the cluster whose scheduler listens at HOST:PORT.
@@ -229,6 +268,7 @@ def worker(
                 name=name,
                 host=host,
                 log_level=log_level,
+                preload=preload,
             ),
             log_level,
         )

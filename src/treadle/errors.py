@@ -9,28 +9,39 @@ from __future__ import annotations
 
 import signal as _signal
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor as _BrokenExecutor
 
 __all__ = [
+    "ActorLostError",
     "AddressInUseError",
+    "BrokenClusterError",
     "ClosedError",
     "ConnectError",
     "CycleError",
     "DataLostError",
+    "DuplicateKeyError",
     "GraphError",
     "InternalError",
     "InvalidKeyError",
     "KilledWorkerError",
+    "LeaseLostError",
     "MissingDependencyError",
     "MissingKeyError",
     "MissingPackageError",
+    "NotHeldError",
+    "NotInTaskError",
     "NotSerializableError",
     "PeerError",
+    "PluginError",
+    "PreloadError",
     "ProtocolError",
     "RefusedError",
     "ResultNotSerializableError",
+    "StreamLostError",
     "TaskNotSerializableError",
     "TreadleError",
     "UserError",
+    "VersionMismatchError",
     "WorkerDiedError",
 ]
 
@@ -240,6 +251,43 @@ class DataLostError(PeerError):
         )
 
 
+class ActorLostError(DataLostError):
+    """An actor is gone, and its state with it: its worker died, or nobody needed it any more.
+
+    ``key`` names the actor, ``worker`` the worker that it was on, ``kind`` its class, ``reason`` what has happened.
+    """
+
+    def __init__(self, key: object, worker: str, kind: str = "", reason: str = "") -> None:
+        self.kind = kind
+        self.reason = reason
+        super().__init__(key, worker)
+        self.args = (key, worker, kind, reason)
+
+    def __str__(self) -> str:
+        kind = f" (a {self.kind})" if self.kind else ""
+        reason = self.reason or f"its worker {self.worker} is gone"
+        return f"the actor {self.key!r}{kind} is lost, and its state with it: {reason}. Create it again."
+
+
+class StreamLostError(PeerError):
+    """The rest of a stream is gone, because its worker is, or cannot be reached.
+
+    ``key`` names the stream, ``worker`` the worker that it was on, and ``reason`` says what happened.
+    """
+
+    def __init__(self, key: object, worker: str, reason: str) -> None:
+        self.key = key
+        self.worker = worker
+        self.reason = reason
+        super().__init__(key, worker, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"the rest of the stream {self.key!r} on the worker {self.worker} is lost: {self.reason}. It is not begun "
+            "again by itself, because some of its items may have been used; call client.stream once more."
+        )
+
+
 class ProtocolError(PeerError):
     """A peer sent what the protocol does not allow. It costs that peer its connection."""
 
@@ -254,6 +302,10 @@ class ConnectError(PeerError, ConnectionError):
 
     def __str__(self) -> str:
         return f"cannot connect to {self.address}: {self.reason}"
+
+
+class BrokenClusterError(ConnectError, _BrokenExecutor):
+    """An executor has lost the connection to its cluster: its calls are lost, and it takes no more."""
 
 
 class RefusedError(PeerError, ConnectionError):
@@ -277,6 +329,101 @@ class AddressInUseError(UserError, OSError):
 
 class ClosedError(UserError, RuntimeError):
     """A client, a cluster or a future of one is used after it was closed."""
+
+
+class NotInTaskError(UserError, ValueError):
+    """Something that exists only inside of a task was asked for outside of one."""
+
+
+class PluginError(UserError):
+    """A plugin, or an uploaded file, could not be set up. It is registered nowhere now.
+
+    ``name`` is that of the plugin; ``failures`` has the traceback, as text, by the name of each worker that failed
+    (``"scheduler"`` for a plugin of the scheduler), and ``asked`` is the number of workers that were asked. What the
+    first of them raised is the ``__cause__``.
+    """
+
+    def __init__(self, name: str, failures: dict[str, str], asked: int) -> None:
+        self.name = name
+        self.failures = failures
+        self.asked = asked
+        super().__init__(name, failures, asked)
+
+    def __str__(self) -> str:
+        where, text = next(iter(self.failures.items()), ("", ""))
+        if where in ("scheduler", "all workers"):
+            failed = "the scheduler" if where == "scheduler" else where
+        else:
+            others = len(self.failures) - 1
+            more = f" and {others} more" if others else ""
+            failed = f"{len(self.failures)} of {self.asked} workers ({where}{more})"
+        return (
+            f"the plugin {self.name!r} could not be set up on {failed}, and is registered nowhere now. "
+            f"On {where}:\n{text.rstrip()}"
+        )
+
+
+class PreloadError(UserError):
+    """A module that was to be imported when a scheduler or a worker starts does not work; ``text`` tells how."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+        super().__init__(name, text)
+
+    def __str__(self) -> str:
+        text = self.text.rstrip()
+        return f"{text}\nthe preload {self.name!r} failed: {text.rpartition(chr(10))[2]}"
+
+
+class NotHeldError(UserError, RuntimeError):
+    """Something is released that is not held."""
+
+
+class LeaseLostError(PeerError):
+    """What this process held was taken from it, because the scheduler had not heard of it for too long.
+
+    ``what`` names it; somebody else may hold it since.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} was taken from this process, because the scheduler had not heard of it for longer than a "
+            "lease lasts: it was stopped, starved or cut off. Somebody else may hold it since; compare tokens where "
+            "that matters."
+        )
+
+
+class DuplicateKeyError(UserError, ValueError):
+    """A key that was chosen for one task is used for another one while somebody has a future of the first."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(key)
+
+    def __str__(self) -> str:
+        return (
+            f"the key {self.key!r} names another task already: another function, or other arguments. Choose another "
+            "key, or release the futures of that task first."
+        )
+
+
+class VersionMismatchError(UserError, ValueError):
+    """The parts of a cluster run on different versions: ``differences`` has a sentence for each package."""
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        self.differences = list(differences)
+        super().__init__(self.differences)
+
+    def __str__(self) -> str:
+        return (
+            "what one part of the cluster pickles, another one may not be able to read, because versions differ:\n  "
+            + "\n  ".join(self.differences)
+        )
 
 
 class MissingPackageError(UserError, ImportError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from treadle import config
 from treadle.callbacks import Callback
-from treadle.client.default import current
+from treadle.client.default import registered
 from treadle.errors import UserError
 from treadle.local.drive import Driver, Outcome, SyncDriver, execute
 from treadle.local.nesting import confined
@@ -77,7 +77,7 @@ def outcome(
 ) -> Outcome:
     """:func:`get` for callers that raise the error themselves, so that one frame of ours stays in its traceback."""
     if scheduler is None:
-        scheduler = config.get("scheduler") or (current() if pool is None else None) or "threads"
+        scheduler = config.get("scheduler") or (registered() if pool is None else None) or "threads"
     if hasattr(scheduler, "__treadle_outcome__"):
         _refuse_misspelt(options)
         done: Outcome = scheduler.__treadle_outcome__(graph, keys, callbacks)

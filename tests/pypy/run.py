@@ -22,7 +22,13 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent
 SOURCE = TESTS.parent / "src"
 #: Files of tests that need nothing but Treadle and what is stood in for.
-FILES = ("test_core_scheduler.py", "test_core_worker.py", "test_simulation.py", "test_simulation_tools.py")
+FILES = (
+    "test_core_scheduler.py",
+    "test_core_worker.py",
+    "test_stewardship.py",
+    "test_simulation.py",
+    "test_simulation_tools.py",
+)
 
 
 class Raises:

@@ -11,7 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from treadle.client import inside
 from treadle.client.future import Future
+from treadle.client.lines import CallFuture
 from treadle.client.outbox import Options, Row
 from treadle.client.session import Session
 from treadle.client.shield import Shield
@@ -47,22 +49,24 @@ class Calls:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._known: dict[tuple[bytes, bool], Known] = {}
+        self._known: dict[tuple[bytes, int], Known] = {}
 
-    def function(self, func: Any, pure: bool, key: object = None) -> Known:
+    def function(self, func: Any, pure: bool, key: object = None, kind: int = 0) -> Known:
         """A function, sent to the scheduler if it is new there.
 
+        :param kind: what is to be known of it apart from ``pure``; see :mod:`treadle.wire.functions`.
         :raises TaskNotSerializableError: it cannot be pickled.
         """
         packed = pack_function(func, key)
-        known = self._known.get((packed.digest, pure))
+        kind |= packed.kind | pure
+        known = self._known.get((packed.digest, kind))
         if known is None:
             session = self._session
             with Shield(), session.lock:
                 number = len(self._known) + 1
                 known = Known(number, packed.name.strip("<>"), packed.digest)
-                session.registry.outbox.add("functions", [(number, packed.digest, packed.name, packed.blob, pure)])
-                self._known[packed.digest, pure] = known
+                session.registry.outbox.add("functions", [(number, packed.digest, packed.name, packed.blob, kind)])
+                self._known[packed.digest, kind] = known
         return known
 
     def one(
@@ -73,17 +77,18 @@ class Calls:
         key: str | None,
         pure: bool,
         warn: int = 0,
+        kind: int = 0,
     ) -> Row:
         """The row of one call.
 
         :param warn: the level of the caller who is warned of a big argument, as for ``warnings.warn``; 0 for nobody.
-
+        :param kind: as for :meth:`function`.
         :raises TaskNotSerializableError: names what of it cannot be pickled.
         :raises UserError: an argument is a future of another client, or a delayed value, or too big.
         """
         if not callable(func):
             raise TypeError(f"the first argument must be the function to call, not {func!r:.200}")
-        known = self.function(func, pure, key)
+        known = self.function(func, pure, key, kind)
         name = known.name if key is None else key
         futures = self.futures(name, args, kwargs)
         payload = pack_call(name, args, kwargs, futures)
@@ -97,29 +102,30 @@ class Calls:
     def many(
         self,
         func: Callable[..., Any],
-        columns: Sequence[Iterable[Any]],
+        rows: Sequence[tuple[Any, ...]],
         kwargs: Mapping[str, Any],
         keys: Sequence[str] | None,
         pure: bool,
+        kind: int = 0,
     ) -> list[Row]:
-        """The rows of the calls of a function with the first item of each column, with the second, and so on.
+        """The rows of the calls of a function, each with the arguments in one of ``rows``.
 
         :param kwargs: the same for all calls, so that they are sent only once, with the function, if they can be.
+        :param kind: as for :meth:`function`.
         """
-        rows = list(zip(*columns))
         if kwargs:
             if self.futures(func, (), kwargs):
-                return self._each(func, rows, kwargs, keys, pure)
+                return self._each(func, rows, kwargs, keys, pure, kind)
             func = functools.partial(func, **kwargs)
         if not _all_scalars(rows):
-            return self._each(func, rows, {}, keys, pure)
-        known = self.function(func, pure)
+            return self._each(func, rows, {}, keys, pure, kind)
+        known = self.function(func, pure, None, kind)
         try:
             payloads = [_encode(args) for args in rows]
         except (OverflowError, UnicodeEncodeError):
-            return self._each(func, rows, {}, keys, pure)
+            return self._each(func, rows, {}, keys, pure, kind)
         if max(map(len, payloads), default=0) > BIG:
-            return self._each(func, rows, {}, keys, pure)
+            return self._each(func, rows, {}, keys, pure, kind)
         number, digest, prefix = known.number, known.digest, known.name + "-"
         if keys is None and pure:
             keys = [prefix + blake2b(digest + payload, digest_size=16).hexdigest() for payload in payloads]
@@ -131,15 +137,16 @@ class Calls:
     def _each(
         self,
         func: Callable[..., Any],
-        rows: list[tuple[Any, ...]],
+        rows: Sequence[tuple[Any, ...]],
         kwargs: Mapping[str, Any],
         keys: Sequence[str] | None,
         pure: bool,
+        kind: int,
     ) -> list[Row]:
         made: list[Row] = []
         warn = 5
         for index, args in enumerate(rows):
-            row = self.one(func, args, kwargs, None if keys is None else keys[index], pure, warn)
+            row = self.one(func, args, kwargs, None if keys is None else keys[index], pure, warn, kind)
             if len(row[2]) > BIG:
                 warn = 0  # once is enough
             made.append(row)
@@ -166,6 +173,11 @@ class Calls:
             raise UserError(
                 f"{future!r}, which the task {key!r} needs, belongs to the client {future._session.ident}, and this is "
                 f"the client {session.ident}. Submit both with the same client, or pass future.result()."
+            )
+        if isinstance(future, CallFuture):
+            raise UserError(
+                f"{future!r}, which the task {key!r} needs, is a call outside of tasks, whose result is not on the "
+                "cluster. Pass its result()."
             )
         if future._released:
             raise UserError(f"{future!r}, which the task {key!r} needs, was released.")
@@ -195,7 +207,7 @@ class Calls:
 _STAND_INS: Final = (Future, Delayed)
 
 
-def _all_scalars(rows: list[tuple[Any, ...]]) -> bool:
+def _all_scalars(rows: Sequence[tuple[Any, ...]]) -> bool:
     return all(SCALARS.issuperset(map(type, row)) for row in rows)
 
 
@@ -228,8 +240,11 @@ def options_of(
 ) -> Options:
     """What is asked for beyond the tasks themselves, as it is sent.
 
+    :param priority: 0 for the usual one: 0, or inside of a task one more than that of this task.
     :raises TypeError: a value of the wrong type. :raises ValueError: one that cannot be.
     """
+    if priority == 0:
+        priority = inside.priority()
     if workers is None and resources is None and priority == 0 and retries == 0:
         return None
     options: dict[str, Any] = {}

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from treadle.arguments import pack
 from treadle.callbacks import Callback
 from treadle.client import default, running
 from treadle.client.background import BackgroundLoop
-from treadle.client.calls import CHUNK, Calls, options_of
+from treadle.client.calling import Calling
+from treadle.client.calls import Calls, options_of
+from treadle.client.extending import Extending
+from treadle.client.face import Face
 from treadle.client.future import Future
-from treadle.client.gathering import fill_in, futures_in, listed, without_failed
 from treadle.client.graphs import Shipment
-from treadle.client.latch import Steps, run_async, run_blocking
-from treadle.client.outbox import Options, Row
-from treadle.client.scattering import scatter
+from treadle.client.holding import Holding
+from treadle.client.inspecting import Inspecting
+from treadle.client.latch import Steps, run_async
+from treadle.client.limits import within
+from treadle.client.managing import Managing
+from treadle.client.mapping import Mapper, check_key
+from treadle.client.outbox import Options
 from treadle.client.session import Session
+from treadle.client.sharing import Sharing
+from treadle.client.streaming import Streaming
 from treadle.client.tasks import collect as collect_value
 from treadle.client.tasks import value_of
 from treadle.deferred import Delayed
@@ -30,13 +39,13 @@ from treadle.lineage import collect
 from treadle.local.drive import Outcome
 from treadle.net.secret import token_for
 
-__all__ = ["Client"]
+__all__ = ["Client", "current_client"]
 
 T = TypeVar("T")
 _Self = TypeVar("_Self", bound="Client")
 
 
-class Client:
+class Client(Mapper, Streaming, Holding, Sharing, Calling, Extending, Managing, Inspecting, Face):
     """A connection to a cluster: submits tasks, and returns futures for their results.
 
     >>> with Client() as client:
@@ -134,17 +143,6 @@ class Client:
             default.register(self)
 
     @property
-    def session(self) -> Session:
-        """The connection. :raises ClosedError: there is none (any more)."""
-        session = self._session
-        if session is None:
-            if not self.asynchronous:
-                raise ClosedError("this client is closed")
-            raise ClosedError("this client is not connected yet: use `async with Client(…)`, or `await` it first")
-        session.check()
-        return session
-
-    @property
     def closed(self) -> bool:
         """True once :meth:`close` was called, and in a forked child of the process that it belongs to."""
         return self._over or (self._session is not None and self._session.abandoned)
@@ -154,13 +152,16 @@ class Client:
         """``host:port`` of the scheduler."""
         return self.session.address
 
-    def close(self) -> Any:
-        """Release everything and disconnect. Futures that are not done are cancelled."""
+    def close(self, timeout: float | None = None) -> Any:
+        """Release everything and disconnect. Futures that are not done are cancelled.
+
+        :param timeout: how many seconds to wait at most for a scheduler that does not read what is still to be sent.
+        """
         if self.asynchronous:
-            return self._close_async()
+            return self._close_async(timeout)
         session = self._session
         if self._end() and session is not None and self._background is not None:
-            self._background.run(session.disconnect())
+            self._background.run(session.disconnect(timeout))
         if session is None or not session.abandoned:
             if self._background is not None:
                 self._background.stop()
@@ -168,10 +169,10 @@ class Client:
                 self._own_cluster.close()
         return None
 
-    async def _close_async(self) -> None:
+    async def _close_async(self, timeout: float | None = None) -> None:
         session = self._session
         if self._end() and session is not None:
-            await session.disconnect()
+            await session.disconnect(timeout)
         if self._own_cluster is not None:
             await self._own_cluster.aclose()
 
@@ -185,6 +186,20 @@ class Client:
         self._over = True
         session.end(ClosedError("this client is closed"))
         return True
+
+    @staticmethod
+    def current() -> Client:
+        """The client that is used where none is named: see :func:`treadle.current_client`."""
+        return current_client()
+
+    @contextmanager
+    def as_current(self: _Self) -> Iterator[_Self]:
+        """Make this client the one that is used where none is named, in a ``with`` block. Blocks may be nested.
+
+        It holds for the thread, or the asynchronous task, that runs the block.
+        """
+        with default.preferred(self):
+            yield self
 
     def __enter__(self: _Self) -> _Self:
         if self.asynchronous:
@@ -212,6 +227,19 @@ class Client:
         state = "closed" if self.closed else "open" if session.ended is None else "lost"
         return f"<Client {self._name!r} of {session.address}, {len(session.registry.futures)} keys, {state}>"
 
+    def _repr_html_(self) -> str:
+        from treadle.client.picturing import client_card
+
+        session = self._session
+        state = "not connected" if session is None else "closed" if self.closed else "lost" if session.ended else "open"
+        workers: dict[str, Any] = {}
+        if state == "open" and not self.asynchronous:
+            try:
+                workers = self._block(within, 0.5, self._ask, "info")["workers"]
+            except Exception:
+                state = "open, but its scheduler does not answer"
+        return client_card(self._name, state, session, workers)
+
     # Tasks
 
     def submit(
@@ -225,72 +253,58 @@ class Client:
         resources: Mapping[str, float] | None = None,
         priority: int = 0,
         retries: int = 0,
+        actor: bool = False,
         **kwargs: Any,
     ) -> Future[T]:
         """Have ``func(*args, **kwargs)`` called on a worker.
 
         Futures among the arguments, also inside lists, tuples, sets and dicts, are replaced by their results there.
 
-        :param key: a name for the result; whoever submits something of the same name gets the same result.
+        :param key: a name for the result; whoever submits the same under the same name gets the same result.
         :param pure: equal calls give equal results, so that they share one task. False: each call is another one.
         :param workers: the only workers that may run it: names, idents, addresses or hosts.
         :param resources: what it needs of a worker's resources while it runs, such as ``{"GPU": 1}``.
         :param priority: tasks with a higher one are started first.
         :param retries: how often it is tried again after it has raised.
+        :param actor: keep what it returns on that worker; the result is a handle of it, a :class:`treadle.Actor`.
         :raises TaskNotSerializableError: names what of it cannot be pickled.
+        :raises DuplicateKeyError: this client has a future of the same ``key`` for another call.
         """
         session = self.session
         if key is not None:
-            _check_key(key)
+            check_key(key)
         options = options_of(workers, resources, priority, retries)
+        if actor:
+            from treadle.client.actors import create
+
+            return create(session, self._calls, func, args, kwargs, key, options)  # type: ignore[return-value]
         row = self._calls.one(func, args, kwargs, key, pure, 3)
+        if key is not None:
+            session.claims.check(row, args, kwargs)
         future: Future[T] = Future(row[0], session)
         session.submit_one(future, row, options)
         return future
 
-    def map(
+    def get(
         self,
-        func: Callable[..., T],
-        *iterables: Iterable[Any],
-        key: str | Sequence[str] | None = None,
-        pure: bool = True,
-        workers: str | Iterable[str] | None = None,
-        resources: Mapping[str, float] | None = None,
-        priority: int = 0,
-        retries: int = 0,
-        **kwargs: Any,
-    ) -> list[Future[T]]:
-        """Have ``func`` called with the first item of each iterable, with the second, and so on, as ``map`` does.
-
-        The other parameters are those of :meth:`submit`. Keyword arguments are the same in all calls, and sent once.
-
-        :param key: what the names of the results begin with, or a list with a name for each.
-        :returns: one future for each call, in the order of the items.
-        """
-        session = self.session
-        if not callable(func):
-            raise TypeError(f"the first argument must be the function to call, not {func!r:.200}")
-        if not iterables:
-            raise TypeError("map needs something to map over: client.map(func, items)")
-        options = options_of(workers, resources, priority, retries)
-        columns = [list(items) for items in iterables]
-        keys = _keys_for(key, min(map(len, columns)))
-        rows = self._calls.many(func, columns, kwargs, keys, pure)
-        futures: list[Future[T]] = [Future(row[0], session) for row in rows]
-        for first, last, nbytes in _chunks(rows):
-            part = rows[first:last]
-            session.submit(futures[first:last], part, options, any(row[3] for row in part), nbytes)
-        return futures
-
-    def get(self, graph: Any, keys: Any, *, callbacks: Iterable[Callback] | None = None, **options: Any) -> Any:
+        graph: Any,
+        keys: Any,
+        *,
+        callbacks: Iterable[Callback] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
         """Compute some keys of a graph on the cluster. Parameters and errors as of :func:`treadle.get`.
+
+        When the ``timeout`` (in seconds) has passed, the tasks are cancelled, and this raises
+        ``concurrent.futures.TimeoutError``.
 
         Takes ``priority``, ``workers``, ``resources`` and ``retries`` for all of its tasks. Other options are ignored:
         Dask hands its schedulers whatever its users say.
         """
         if self.asynchronous:
-            return _raised(self._outcome(graph, keys, callbacks, options))
-        done = self._block(self._outcome, graph, keys, callbacks, options)
+            return _raised(within(timeout, self._outcome, graph, keys, callbacks, options))
+        done = self._block(within, timeout, self._outcome, graph, keys, callbacks, options)
         if done.error is not None:
             try:
                 raise done.error
@@ -323,16 +337,18 @@ class Client:
         resources: Mapping[str, float] | None = None,
         priority: int = 0,
         retries: int = 0,
+        timeout: float | None = None,
     ) -> Any:
         """Start to compute delayed values (or collections of Dask), and return a future for each.
 
         :param values: delayed values, and lists of such. Anything else is returned as it is.
         :param sync: return the results instead. The other parameters are those of :meth:`submit`.
+        :param timeout: how many seconds to wait for the results, if ``sync``.
         :returns: a future for one value, a list of them for a list, and a tuple if there are several ``values``.
         """
         futures = self._start(values, options_of(workers, resources, priority, retries))
         made = futures[0] if len(futures) == 1 else tuple(futures)
-        return self.gather(made) if sync else made
+        return self.gather(made, timeout=timeout) if sync else made
 
     def persist(self, *values: Any, **options: Any) -> Any:
         """Start to compute delayed values, and return delayed values that stand for the results.
@@ -377,103 +393,6 @@ class Client:
             for item, given in zip(packed, values)
         ]
 
-    # Data
-
-    def gather(self, futures: Any, errors: str = "raise") -> Any:
-        """The results of futures, in the containers in which they are.
-
-        :param futures: a future, or lists, tuples, sets and dicts with futures, nested in any way.
-        :param errors: ``"raise"`` the first exception, or ``"skip"`` what failed or was cancelled.
-        """
-        if errors not in ("raise", "skip"):
-            raise ValueError(f"errors must be 'raise' or 'skip', not {errors!r}")
-        value = listed(futures)
-        if self.asynchronous:
-            return self._gather_async(value, errors)
-        found = futures_in(value)
-        failed = self._block(self._obtain, found, errors)
-        error = None if failed is None else failed._error()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error, failed, futures, value, found  # see Future.result
-        return _filled(value, found, errors)
-
-    async def _gather_async(self, value: Any, errors: str) -> Any:
-        found = futures_in(value)
-        failed = await run_async(self._obtain(found, errors))
-        error = None if failed is None else failed._error()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error, failed, value, found  # see Future.result
-        return _filled(value, found, errors)
-
-    async def _obtain(self, futures: list[Future[Any]], errors: str) -> Future[Any] | None:
-        session = self._session
-        assert session is not None
-        others = [future for future in futures if future._session is not session]
-        if others:
-            raise UserError(f"{others[0]!r} belongs to another client, {others[0]._session.ident}; gather it there.")
-        return await session.obtain(futures, eager=errors == "raise")
-
-    def scatter(self, data: Any, workers: str | Iterable[str] | None = None) -> Any:
-        """Put data into the memory of workers, so that tasks can be given it by its future.
-
-        :param data: a list (or tuple, set, iterator) of values, a dict of them, or one value of another type.
-        :param workers: the only workers to use: names, idents, addresses or hosts.
-        :returns: futures in the shape of ``data``: a list, a dict with the same keys, or one.
-        """
-        return self._face(self._scatter, listed(data), workers)
-
-    async def _scatter(self, data: Any, workers: str | Iterable[str] | None) -> Any:
-        if isinstance(data, dict):
-            return dict(zip(data, await scatter(self.session, list(data.values()), workers)))
-        if type(data) in (list, tuple, set, frozenset):
-            return await scatter(self.session, list(data), workers)
-        return (await scatter(self.session, [data], workers))[0]
-
-    def cancel(self, futures: Any) -> None:
-        """Cancel futures that are not done, in lists, tuples, sets and dicts.
-
-        Their tasks stop, unless other clients want them.
-        """
-        session = self.session
-        session.cancel([future for future in futures_in(listed(futures)) if not future.done()])
-
-    # Questions
-
-    def who_has(self, futures: Any = None) -> Any:
-        """The idents of the workers that hold each result, by key; of all results on the cluster by default."""
-        keys = None if futures is None else [future.key for future in futures_in(listed(futures))]
-        return self._face(self._ask, "who_has", keys)
-
-    def has_what(self, workers: str | Iterable[str] | None = None) -> Any:
-        """The keys of the results that each worker holds, by ident; of all workers by default."""
-        names = None if workers is None else [workers] if isinstance(workers, str) else list(workers)
-        return self._face(self._ask, "has_what", names)
-
-    def scheduler_info(self) -> Any:
-        """The scheduler, its workers and how many tasks are in which state, as a dict."""
-        return self._face(self._ask, "info", None)
-
-    def explain(self, future: Future[Any] | str) -> Any:
-        """Why a task is where it is, in one sentence."""
-        return self._face(self._ask, "explain", future if isinstance(future, str) else future.key)
-
-    async def _ask(self, topic: str, argument: Any) -> Any:
-        return await self.session.ask(topic, argument)
-
-    def _face(self, make: Callable[..., Steps[T]], *args: Any) -> Any:
-        return run_async(make(*args)) if self.asynchronous else self._block(make, *args)
-
-    def _block(self, make: Callable[..., Steps[T]], *args: Any) -> T:
-        if self._session is not None and self._session.in_loop():
-            self._session.check_thread(self)
-        return run_blocking(make, *args)
-
 
 async def _raised(steps: Steps[Outcome]) -> Any:
     done = await run_async(steps)
@@ -485,57 +404,24 @@ async def _raised(steps: Steps[Outcome]) -> Any:
     return done.value
 
 
-def _filled(value: Any, found: Sequence[Future[Any]], errors: str) -> Any:
-    """The results of futures in the place of these."""
-    if errors == "skip":
-        if isinstance(value, Future) and not value._succeeded():
-            return None
-        return fill_in(without_failed(value))
-    if found is value:
-        for future in found:
-            future._unpack()
-        return [future.result() for future in found]
-    return fill_in(value)
-
-
-def _check_key(key: Any) -> None:
-    if not isinstance(key, str) or not key:
-        raise TypeError(f"key must be a str that is not empty, not {key!r:.200}")
-
-
-def _keys_for(key: str | Sequence[str] | None, count: int) -> list[str] | None:
-    """The keys of ``count`` calls, if the user has chosen them."""
-    if key is None:
-        return None
-    if isinstance(key, str):
-        _check_key(key)
-        return [f"{key}-{index}" for index in range(count)]
-    keys = list(key)
-    for each in keys:
-        _check_key(each)
-    if len(keys) != count:
-        raise ValueError(f"{len(keys)} keys were given for {count} calls")
-    return keys
-
-
-def _chunks(rows: Sequence[Row]) -> Iterable[tuple[int, int, int]]:
-    """Where to cut rows, so that none of the messages is too big: first, last, and the bytes between them."""
-    first = size = 0
-    for index, row in enumerate(rows):
-        nbytes = len(row[2])
-        if size and size + nbytes > CHUNK:
-            yield first, index, size
-            first, size = index, 0
-        size += nbytes
-    if first < len(rows):
-        yield first, len(rows), size
-
-
 def _delay(value: Any) -> Any:
     """Delayed values in the place of futures."""
     if isinstance(value, Future):
         return Delayed(value.key, Task(value_of, value))
     return [_delay(item) for item in value] if type(value) is list else value
+
+
+def current_client() -> Client:
+    """The client that is used where none is named.
+
+    That is the one of the surrounding ``with client.as_current():``, else the one that was opened last.
+
+    :raises UserError: no client is open.
+    """
+    client = default.current()
+    if not isinstance(client, Client):
+        raise UserError("no client is open: make one, client = treadle.Client(…), or write `with client.as_current():`")
+    return client
 
 
 #: Clients that nobody has closed yet.

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["Runner", "current", "forget", "register"]
+from treadle.client import inside
+
+__all__ = ["Runner", "current", "forget", "preferred", "register", "registered"]
+
+#: Seconds that a task waits at most for the connection of its worker's client.
+PATIENCE = 10.0
 
 
 class Runner(Protocol):
@@ -40,7 +47,27 @@ def forget(client: Runner) -> None:
         _EVERYWHERE.remove(client)
 
 
+@contextmanager
+def preferred(client: Runner) -> Iterator[None]:
+    """Make ``client`` the default of the running thread, or asynchronous task, in a ``with`` block."""
+    before = _HERE.set(client)
+    try:
+        yield
+    finally:
+        _HERE.reset(before)
+
+
 def current() -> Runner | None:
+    """The default client, if there is one that is open; else, inside of a task, the client of its worker."""
+    found = registered()
+    if found is None:
+        task = inside.current()
+        if task is not None:
+            return task.client(PATIENCE)
+    return found
+
+
+def registered() -> Runner | None:
     """The default client, if there is one that is open."""
     here = _HERE.get()
     if here is not None and not here.closed:

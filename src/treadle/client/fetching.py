@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle.client.future import Failure, Parts, Place
+from treadle.client.lines import Lines
 from treadle.errors import PeerError, ProtocolError
 from treadle.net.dial import dial
 from treadle.net.link import Link
@@ -79,6 +80,8 @@ class Fetcher:
         self._peers: dict[str, Peer] = {}
         self._dialing: dict[str, asyncio.Lock] = {}
         self._queues: dict[str, dict[str, Place]] = {}
+        #: Calls to the same workers, which do not wait behind big results: they have connections of their own.
+        self.lines = Lines(session)
 
     def __repr__(self) -> str:
         return f"<Fetcher of {len(self._wanted)} keys from {len(self._peers)} workers>"
@@ -99,6 +102,7 @@ class Fetcher:
     def close(self) -> None:
         for peer in self._peers.values():
             peer.link.close("the client was closed")
+        self.lines.close()
 
     async def peer(self, address: str) -> Peer:
         """The connection to a worker, made when it is first needed.

@@ -87,7 +87,11 @@ class Future(concurrent.futures.Future[T]):
     _traceback: TracebackType | None = None
     _watch: tuple[Watcher, ...] = ()
     _released = False
+    _running = False
     _lost = False
+    #: True from a cancellation on until the task has stopped, and why it was cancelled.
+    _stopping = False
+    _reason = ""
 
     def __init__(self, key: str, session: Session) -> None:  # not that of the base class, which makes a Condition
         #: What names the result on the cluster.
@@ -106,12 +110,16 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def status(self) -> str:
-        """``"pending"``, ``"finished"``, ``"error"``, ``"cancelled"``, or ``"lost"`` with the connection."""
+        """``"pending"``, ``"finished"``, ``"error"``, ``"cancelling"``, ``"cancelled"``, or ``"lost"``.
+
+        It is lost if the connection to the scheduler was. A future that is cancelled is done at once, but its task may
+        be in the middle of something: it is ``"cancelling"`` until that has stopped, and occupies a thread no longer.
+        """
         state = self._state
         if state == PENDING:
             return "pending"
         if state == CANCELLED:
-            return "cancelled"
+            return "cancelling" if self._stopping else "cancelled"
         if self._lost:
             return "lost"
         return "finished" if self._succeeded() else "error"
@@ -126,8 +134,11 @@ class Future(concurrent.futures.Future[T]):
         return self._state == CANCELLED
 
     def running(self) -> bool:
-        """False: a client is not told when a task starts."""
-        return False
+        """True while the task is being executed, for the futures of an :class:`~treadle.Executor`.
+
+        For others it is always False: a client is not told when a task starts.
+        """
+        return self._running and self._state == PENDING
 
     def result(self, timeout: float | None = None) -> T:
         """The result.
@@ -179,7 +190,9 @@ class Future(concurrent.futures.Future[T]):
         return None if error is None else error.with_traceback(self._traceback)
 
     def _why_cancelled(self) -> str:
-        return f"{self.key!r} was released" if self._released else f"{self.key!r} was cancelled"
+        if self._released:
+            return f"{self.key!r} was released"
+        return self._reason or f"{self.key!r} was cancelled"
 
     def _unpack(self) -> None:
         """Make what came into a value, or an exception, and keep that."""
@@ -209,6 +222,10 @@ class Future(concurrent.futures.Future[T]):
         if self._state == PENDING:
             self._session.cancel([self])
         return self._state == CANCELLED
+
+    def retry(self) -> None:
+        """Have a task that has failed tried again, see :meth:`treadle.Client.retry`."""
+        self._session.retry([self])
 
     def release(self) -> None:
         """This future is not needed any more; a result that nobody needs is dropped by the cluster."""
@@ -271,10 +288,33 @@ class Future(concurrent.futures.Future[T]):
             self._state = FINISHED
         self._changed()
 
+    def _failed(self) -> bool:
+        """Whether the task has failed; False if only the connection to it was lost."""
+        return self._state == FINISHED and not self._lost and not self._succeeded()
+
+    def _renew(self) -> None:
+        """Be pending again, after a failure. With the lock of the session held."""
+        self._held = self._exception = self._traceback = None
+        self._running = False
+        self._state = PENDING
+
     def _changed(self) -> None:
         watch, self._watch = self._watch, ()
         for watcher in watch:
             watcher.notify(self)
+
+    def logs(self, timeout: float | None = None) -> Any:
+        """What the task has printed and logged so far, wherever it has run: :class:`treadle.client.logs.Logs`.
+
+        It is kept by the scheduler, within bounds, so it is there after the worker is gone. In asynchronous code it
+        has to be awaited.
+
+        :param timeout: seconds to wait at most.
+        :raises concurrent.futures.TimeoutError: the scheduler did not answer in time.
+        """
+        from treadle.client.logs import logs_of
+
+        return logs_of(self._session, self.key, timeout)
 
     def __repr__(self) -> str:
         more = ""
@@ -283,6 +323,11 @@ class Future(concurrent.futures.Future[T]):
         elif self._state == FINISHED and self._held is None:
             more = f" {type(self._result).__name__}"
         return f"<Future {self.key!r} {self.status}{more}>"
+
+    def _repr_html_(self) -> str:
+        from treadle.client.picturing import future_card
+
+        return future_card(self)
 
     def __treadle_token__(self) -> tuple[str, str]:
         return "Future", self.key

@@ -58,6 +58,9 @@ def without_failed(value: Any) -> Any:
         pairs = ((key, without_failed(item)) for key, item in value.items())
         return {key: item for key, item in pairs if item is not _MISSING}
     if isinstance(value, (list, tuple, set, frozenset)):
+        kept = [item for item in map(without_failed, value) if item is not _MISSING]
+        if len(kept) == len(value) and hasattr(value, "_make"):
+            return type(value)(*kept)
         kind = next(each for each in (list, tuple, set, frozenset) if isinstance(value, each))
-        return kind(item for item in map(without_failed, value) if item is not _MISSING)
+        return kind(kept)
     return value

@@ -15,7 +15,9 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from treadle.client.inside import Inside, here
 from treadle.client.shield import Steadied
+from treadle.errors import UserError
 from treadle.local.drive import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Latch", "Steps", "Stream", "Watcher", "deadline_of", "run_async", "run_blocking"]
 
 T = TypeVar("T")
+
+#: Seconds that a task waits before it gives up its thread: what is over sooner costs others more than it gives them.
+BRIEF = 0.0005
 
 #: A coroutine that awaits nothing but latches.
 Steps = Coroutine["Latch", None, T]
@@ -83,22 +88,42 @@ class Latch:
             yield self
 
     def block(self) -> None:
-        """Wait in this thread.
+        """Wait in this thread. The task that it executes, if it is one of a worker's, gives it up meanwhile.
 
         :raises concurrent.futures.TimeoutError: the deadline has passed.
+        :raises UserError: this is the thread of all asynchronous tasks.
         """
         bell = Lock()
         bell.acquire()
+        if here.is_loop and not self.opened:
+            raise UserError(
+                "an asynchronous task must not wait like this: all others of its worker would wait with it. Write "
+                "`await`: `await future`, `await get_client().gather(futures)`."
+            )
         with self.lock:
             if self.opened:
                 return
             self._wake = bell.release
-        while not bell.acquire(timeout=self._patience()):
+        task = here.task
+        if task is None:
+            self._sleep(bell)
+        elif not bell.acquire(timeout=self._patience(BRIEF)):
+            self._sleep_away(bell, task)
+
+    def _sleep(self, bell: Lock) -> None:
+        while not bell.acquire(timeout=self._patience(HEARTBEAT)):
             if self._late():
                 raise FutureTimeoutError()
 
-    def _patience(self) -> float:
-        return HEARTBEAT if self.deadline is None else min(HEARTBEAT, max(0.0, self.deadline - monotonic()))
+    def _sleep_away(self, bell: Lock, task: Inside) -> None:
+        task.leave()
+        try:
+            self._sleep(bell)
+        finally:
+            task.come_back()
+
+    def _patience(self, most: float) -> float:
+        return most if self.deadline is None else min(most, max(0.0, self.deadline - monotonic()))
 
     def _late(self) -> bool:
         return self.deadline is not None and monotonic() >= self.deadline and not self.opened

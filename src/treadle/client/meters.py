@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from treadle.client.future import Future
 from treadle.client.gathering import futures_in, listed
 from treadle.client.latch import deadline_of, run_async, run_blocking
+from treadle.client.limits import within
 from treadle.client.session import Session
 from treadle.diagnostics.screen import INTERVAL, Meter, hide, show
 from treadle.errors import TreadleError, UserError
@@ -22,7 +23,7 @@ __all__ = ["progress"]
 _AHEAD = ("waiting", "queued", "processing")
 
 
-def progress(*futures: Any, console: Console | None = None) -> Any:
+def progress(*futures: Any, console: Console | None = None, timeout: float | None = None) -> Any:
     """Show a live bar for each group of tasks, until some futures have ended. Ctrl-C ends only the display.
 
     A group is all tasks that call the same function. There is a bar for each that the cluster has something to do for,
@@ -33,6 +34,8 @@ def progress(*futures: Any, console: Console | None = None) -> Any:
 
     :param futures: futures of one client, and lists, tuples, sets and dicts of such.
     :param console: a ``rich`` console to draw on. Default: standard error.
+    :param timeout: seconds to wait at most.
+    :raises concurrent.futures.TimeoutError: the futures have not ended in time.
     """
     found = futures_in([listed(each) for each in futures])
     sessions = {future._session for future in found}
@@ -42,7 +45,8 @@ def progress(*futures: Any, console: Console | None = None) -> Any:
         raise UserError("progress() needs futures to wait for")
     (session,) = sessions
     bars = _Bars(session, console)
-    return run_async(bars.watch(found)) if session.in_loop() else run_blocking(bars.watch, found)
+    asked = (timeout, bars.watch, found)
+    return run_async(within(*asked)) if session.in_loop() else run_blocking(within, *asked)
 
 
 class _Bars:

@@ -7,7 +7,7 @@ it does is to leave its key in ``gone``, which needs no lock.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any, TypeAlias
@@ -30,8 +30,9 @@ class Registry:
         self.outbox = Outbox()
         self.futures: dict[str, list[ref[Future[Any]]] | ref[Future[Any]]] = {}
         self.gone: deque[str] = deque()
-        #: How many answers to cancellations are to come, by key. What they say of a key is old news.
-        self.cancelling: Counter[str] = Counter()
+        #: Futures that were cancelled and whose tasks may not have stopped, by key: a list for each answer that is to
+        #: come. It is old news for later futures of the key.
+        self.cancelling: dict[str, list[list[ref[Future[Any]]]]] = {}
 
     def __repr__(self) -> str:
         return f"<Registry of {len(self.futures)} keys>"
@@ -150,16 +151,41 @@ class Registry:
                     moved.append(key)
                     if packed is not None:
                         future._changed()
+                elif future._failed():  # somebody had it tried again, with success
+                    future._renew()
+                    future._worker = worker
+                    future._take(held)
         return later, moved
+
+    def started(self, keys: Iterable[str]) -> None:
+        """These are being executed now."""
+        for key in keys:
+            for future in self.of(key):
+                future._running = True
 
     def failed(self, rows: Iterable[tuple[str, str, Any]]) -> Unsettled:
         """Take errors. Returns futures that have to be settled without the lock."""
         later: Unsettled = []
         for key, culprit, error in rows:
-            failure = Failure(culprit, error)
+            cancelled = error[0] == "cancelled"
+            failure = None if cancelled else Failure(culprit, error)
             for future in self.of(key):
+                if cancelled:
+                    future._reason = error[2]
                 self._settle(future, failure, later)
         return later
+
+    def retry(self, futures: Iterable[Future[Any]]) -> None:
+        """Have what has failed tried again."""
+        keys: list[str] = []
+        for key in dict.fromkeys(future.key for future in futures):
+            twins = [future for future in self.of(key) if future._failed()]
+            for future in twins:
+                future._renew()
+            if twins:
+                keys.append(key)
+        if keys:
+            self.outbox.add("retry", keys)
 
     def _settle(self, future: Future[Any], held: Any, later: Unsettled) -> None:
         if future._state == PENDING:
@@ -177,34 +203,49 @@ class Registry:
                 future._held = held
                 future._changed()
 
-    def cancelled(self, keys: Iterable[str]) -> Unsettled:
+    def cancelled(self, keys: Iterable[str], reason: str = "") -> Unsettled:
         """The scheduler has cancelled these. Returns futures that have to be settled without the lock."""
         later: Unsettled = []
         for key in keys:
-            if key in self.cancelling:
-                self.cancelling[key] -= 1
-                if not self.cancelling[key]:
+            answers = self.cancelling.get(key)
+            if answers:
+                self._stopped(answers.pop(0))
+                if not answers:
                     del self.cancelling[key]
                 continue
             for future in self.of(key):
+                if reason:
+                    future._reason = f"{key!r} was cancelled: {reason}"
                 self._settle(future, None, later)
             self.futures.pop(key, None)
         return later
 
-    def cancel(self, keys: Iterable[str]) -> Unsettled:
-        """Cancel all futures of some keys that are not done. Returns those to be settled without the lock."""
+    def _stopped(self, cancelled: list[ref[Future[Any]]]) -> None:
+        for each in cancelled:
+            future = each()
+            if future is not None:
+                future._stopping = False
+                future._changed()
+
+    def cancel(self, keys: Iterable[str], force: bool = False, reason: str = "") -> Unsettled:
+        """Cancel all futures of some keys that are not done. Returns those to be settled without the lock.
+
+        :param force: also for other clients.
+        """
         later: Unsettled = []
         dropped: list[str] = []
         for key in keys:
             futures = [future for future in self.of(key) if future._state == PENDING]
             if futures:
                 for future in futures:
+                    future._stopping = True
+                    future._reason = reason
                     self._settle(future, None, later)
                 del self.futures[key]
-                self.cancelling[key] += 1
+                self.cancelling.setdefault(key, []).append(list(map(ref, futures)))
                 dropped.append(key)
         if dropped:
-            self.outbox.add("cancel", dropped)
+            self.outbox.add("cancel", dropped, *([True] if force else []))
         return later
 
     def end(self, error: BaseException | None) -> Unsettled:
@@ -217,6 +258,10 @@ class Registry:
             for future in self.of(key):
                 if future._state == PENDING or type(future._held) is Place:
                     self._settle(future, error, later)
+        for answers in self.cancelling.values():
+            for each in answers:
+                self._stopped(each)
+        self.cancelling.clear()
         self.futures.clear()
         self.gone.clear()
         self.outbox = Outbox()

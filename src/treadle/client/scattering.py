@@ -2,73 +2,126 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.client.future import FINISHED, Future, Place
 from treadle.errors import TaskNotSerializableError, UserError
 from treadle.naming import unique
+from treadle.tokens import TokenizeError, tokenize
 from treadle.wire.values import dump_parts
 
 if TYPE_CHECKING:
     from treadle.client.session import Session
 
-__all__ = ["scatter"]
+__all__ = ["choose", "scatter"]
 
 #: Bytes, and values, in one message to a worker.
 _BATCH_BYTES = 256 << 20
 _BATCH_VALUES = 1000
 
+
+class _Packed(NamedTuple):
+    """A value on its way: the key to be, or the name that equal values have, and the parts of the value."""
+
+    name: str
+    shared: bool
+    parts: list[Any]
+
+
 #: A key and the parts of its value.
-_Packed = tuple[str, list[Any]]
+_Load = list[tuple[str, list[Any]]]
 
 
-async def scatter(session: Session, values: Sequence[Any], workers: str | Iterable[str] | None) -> list[Future[Any]]:
-    """Steps: put each value on a worker, the next one always where the fewest bytes were put.
+async def scatter(
+    session: Session,
+    values: Sequence[Any],
+    workers: str | Iterable[str] | None = None,
+    copies: int | None = 1,
+    hashed: bool = True,
+) -> list[Future[Any]]:
+    """Steps: put each value on workers, the next one always where the fewest bytes were put.
 
     :param workers: the only ones to use: names, idents, addresses or hosts.
+    :param copies: on how many of them each value is to be; None for all.
+    :param hashed: equal values have the same key.
     :raises TaskNotSerializableError: a value cannot be pickled. :raises UserError: there is no such worker.
     """
-    packed = [_pack(value) for value in values]
+    packed = [_pack(value, hashed) for value in values]
     if not packed:
         return []
     info = await session.ask("info")
-    loads: dict[str, list[_Packed]] = {ident: [] for ident in _choose(info["workers"], workers)}
-    sizes = dict.fromkeys(loads, 0)
-    for key, parts in packed:
-        ident = min(sizes, key=sizes.__getitem__)
-        loads[ident].append((key, parts))
-        sizes[ident] += max(1, _size(parts))
-    futures: dict[str, Future[Any]] = {}
-    for ident, load in loads.items():
-        address = info["workers"][ident]["address"]
-        for batch in _batches(load):
-            stored = await session.run(lambda batch=batch, address=address: _store(session, address, batch))  # type: ignore[misc]
-            made: list[Future[Any]] = [Future(key, session) for key, _ in stored]
-            for future, (_, nbytes) in zip(made, stored):
-                future._held = Place(nbytes, ident, address)
-                future._state = FINISHED
-            futures.update(zip([future.key for future in made], made))
-            rows = [(key, nbytes, ident) for key, nbytes in stored]
-            session.ship(made, [("placed", rows)])
-    return [futures[key] for key, _ in packed]
+    staying = {ident: about for ident, about in info["workers"].items() if not about["retiring"]}
+    chosen = choose(staying, workers)
+    if copies is not None and copies > len(chosen):
+        raise UserError(f"{copies} copies need {copies} workers, and there are {len(chosen)} to scatter to")
+    keys, made = await _keys(session, packed)
+    enough = set(made) if workers is None and copies == 1 else set()
+    loads: dict[str, _Load] = {ident: [] for ident in chosen}
+    sizes = dict.fromkeys(chosen, 0)
+    for name, _, parts in {keys[each.name]: each for each in packed if keys[each.name] not in enough}.values():
+        for ident in sorted(chosen, key=sizes.__getitem__)[:copies]:
+            loads[ident].append((keys[name], parts))
+            sizes[ident] += max(1, _size(parts))
+    places = {ident: info["workers"][ident]["address"] for ident, load in loads.items() if load}
+
+    async def store_all() -> None:
+        stores = [_store(session, ident, address, loads[ident], made) for ident, address in places.items()]
+        await asyncio.gather(*stores)
+
+    if places:
+        await session.run(store_all)
+    missing = [key for key in keys.values() if key not in made]
+    if missing:
+        raise UserError(f"a worker cannot unpickle what was scattered as {missing[0]!r}; its log says why")
+    return [made[keys[each.name]] for each in packed]
 
 
-def _pack(value: Any) -> _Packed:
+async def _keys(session: Session, packed: Sequence[_Packed]) -> tuple[dict[str, str], dict[str, Future[Any]]]:
+    """Steps: the key for each name, and by these the futures of what is on the cluster already."""
+    keys = {each.name: each.name for each in packed}
+    names = list(dict.fromkeys(each.name for each in packed if each.shared))
+    if not names:
+        return keys, {}
+    rows = await session.ask("scatter", names)
+    keys.update((name, key) for name, (key, _) in zip(names, rows))
+    there = [key for key, held in rows if held]
+    if not there:
+        return keys, {}
+    futures: list[Future[Any]] = [Future(key, session) for key in there]
+    session.ship(futures, [("want", there)])
+    await session.obtain(futures, fetch=False)
+    found = {future.key: future for future in futures if future._succeeded()}
+    # What was released or lost just now: the worker may yet have to drop it, so its key is used up.
+    keys.update((name, f"{name}-{unique()}") for name, key in keys.items() if key in there and key not in found)
+    return keys, found
+
+
+def _pack(value: Any, hashed: bool) -> _Packed:
     kind = type(value).__name__
     try:
-        return f"{kind}-{unique()}", dump_parts(value)
+        parts = dump_parts(value)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise TaskNotSerializableError("scatter", f"a value (a {kind})", reason) from None
+    if hashed:
+        try:
+            return _Packed(f"{kind}-{tokenize(value)}", True, parts)
+        except TokenizeError:
+            pass  # nothing can tell whether two such values are the same
+    return _Packed(f"{kind}-{unique()}", False, parts)
 
 
 def _size(parts: list[Any]) -> int:
     return sum(memoryview(part).nbytes for part in parts)
 
 
-def _choose(known: dict[str, Any], wanted: str | Iterable[str] | None) -> list[str]:
-    """The idents of the workers to use."""
+def choose(known: dict[str, Any], wanted: str | Iterable[str] | None) -> list[str]:
+    """The idents of the workers to use.
+
+    :raises UserError: there is none of those.
+    """
     names = None if wanted is None else {wanted} if isinstance(wanted, str) else set(wanted)
     chosen = [
         ident
@@ -77,14 +130,12 @@ def _choose(known: dict[str, Any], wanted: str | Iterable[str] | None) -> list[s
     ]
     if not chosen:
         there = ", ".join(sorted(about["name"] for about in known.values())) or "none"
-        raise UserError(
-            f"there is no worker to scatter to{'' if names is None else f' among {sorted(names)}'}; there are: {there}"
-        )
+        raise UserError(f"there is no worker{'' if names is None else f' among {sorted(names)}'}; there are: {there}")
     return chosen
 
 
-def _batches(load: list[_Packed]) -> list[list[_Packed]]:
-    batches: list[list[_Packed]] = []
+def _batches(load: _Load) -> list[_Load]:
+    batches: list[_Load] = []
     size = 0
     for key, parts in load:
         nbytes = _size(parts)
@@ -96,9 +147,20 @@ def _batches(load: list[_Packed]) -> list[list[_Packed]]:
     return batches
 
 
-async def _store(session: Session, address: str, batch: list[_Packed]) -> list[tuple[str, int]]:
+async def _store(session: Session, ident: str, address: str, load: _Load, made: dict[str, Future[Any]]) -> None:
+    """Put values on one worker, and tell the scheduler. To be called on the session's loop.
+
+    :param made: is extended by the futures of what was stored.
+    """
     peer = await session.fetcher.peer(address)
-    buffers = [part for _, parts in batch for part in parts]
-    answer, _ = await peer.call("store", [(key, len(parts)) for key, parts in batch], buffers)
-    rows: list[tuple[str, int]] = answer.rows
-    return rows
+    for batch in _batches(load):
+        buffers = [part for _, parts in batch for part in parts]
+        answer, _ = await peer.call("store", [(key, len(parts)) for key, parts in batch], buffers)
+        new: list[Future[Any]] = []
+        for key, nbytes in answer.rows:
+            if key not in made:
+                future = made[key] = Future(key, session)
+                future._held = Place(nbytes, ident, address)
+                future._state = FINISHED
+                new.append(future)
+        session.ship(new, [("placed", [(key, nbytes, ident) for key, nbytes in answer.rows])])

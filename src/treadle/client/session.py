@@ -9,8 +9,9 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from treadle.client.claims import Claims
 from treadle.client.fetching import Fetcher
 from treadle.client.future import FINISHED, PENDING, Future, Place
 from treadle.client.latch import Latch, deadline_of, run_async, run_blocking
@@ -22,13 +23,19 @@ from treadle.net.dial import dial
 from treadle.net.link import Link
 from treadle.wire import messages
 
-__all__ = ["Session"]
+__all__ = ["Session", "sessions"]
 
 T = TypeVar("T")
+
+#: Number, seconds since the epoch, packed value.
+EventRow: TypeAlias = "tuple[int, float, bytes]"
 
 #: From this many tasks, or bytes of arguments, on, a batch does not wait for the loop.
 FULL = 4096
 FULL_BYTES = 32 << 20
+
+#: Seconds that the goodbye may take.
+GOODBYE = 2.0
 
 
 class Session:
@@ -47,6 +54,7 @@ class Session:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
         self.fetcher = Fetcher(self)
+        self.claims = Claims(self.registry)
         #: Why nothing can be asked any more.
         self.ended: TreadleError | None = None
         #: True in a forked child, whose parent the connection belongs to.
@@ -57,6 +65,8 @@ class Session:
         self._scheduled = False
         self._count = itertools.count(1)
         self._replies: dict[int, _Reply] = {}
+        #: Who is told of the events of a topic, by the topic.
+        self._listeners: dict[str, Callable[[Sequence[EventRow]], object]] = {}
         #: Kept, because a loop holds its tasks weakly.
         self._tasks: set[asyncio.Task[object]] = set()
         _sessions.add(self)
@@ -86,6 +96,11 @@ class Session:
         self._link = link
         link.start(self._receive, self._lost)
 
+    @property
+    def cluster(self) -> str:
+        """The incarnation of the scheduler: no other cluster has the same."""
+        return "" if self._link is None else self._link.incarnation
+
     def check(self) -> None:
         """:raises ClosedError: the client is closed, or not yet connected, or belongs to the parent process.
         :raises ConnectError: its connection was lost."""
@@ -111,14 +126,22 @@ class Session:
                 reply.fail(error)
         self.settle(later)
 
-    async def disconnect(self) -> None:
-        """Close all connections, on the session's loop."""
+    async def disconnect(self, timeout: float | None = None) -> None:
+        """Close all connections, on the session's loop.
+
+        :param timeout: seconds for what is not sent yet; at most :data:`GOODBYE`.
+        """
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self.fetcher.close()
         if self._link is not None:
+            patience = GOODBYE if timeout is None else min(timeout, GOODBYE)
+            try:
+                await asyncio.wait_for(self._link.drain(), patience)
+            except asyncio.TimeoutError:
+                pass  # nobody reads it
             self._link.close("the client was closed")
             await self._link.wait_closed()
 
@@ -126,6 +149,7 @@ class Session:
         """In a forked child: touch nothing that belongs to the parent."""
         self.abandoned = True
         self.registry = Registry()
+        self.claims = Claims(self.registry)
         self.lock = self.registry.lock
         self._sending = threading.Lock()
         self.ended = ClosedError("this client belongs to the parent process; make a new Client in the forked one")
@@ -198,10 +222,30 @@ class Session:
             self.registry.outbox.add(*message)
         self.nudge()
 
-    def cancel(self, futures: Iterable[Future[Any]]) -> None:
+    def cancel(self, futures: Iterable[Future[Any]], force: bool = False, reason: str = "") -> None:
         with Shield(), self.lock:
-            later = self.registry.cancel({future.key for future in futures})
+            later = self.registry.cancel({future.key for future in futures}, force, reason)
         self.settle(later)
+        self.flush()
+
+    def retry(self, futures: Sequence[Future[Any]]) -> None:
+        """Have failed tasks tried again. Futures of tasks that have not failed stay as they are.
+
+        :raises UserError: a task is not known any more, because its future was cancelled or released.
+        """
+        self.check()
+        for future in futures:
+            if future._released or future.cancelled():
+                raise UserError(f"{future!r} cannot be tried again, because its task is forgotten. Submit it again.")
+        with Shield(), self.lock:
+            self.registry.retry(futures)
+        self.flush()
+
+    def keep(self, futures: Sequence[Future[Any]]) -> None:
+        """Have tasks run to their end, whoever lets go of their futures."""
+        self.check()
+        with Shield(), self.lock:
+            self.registry.outbox.add("ask", self.count(), "keep", [future.key for future in futures])
         self.flush()
 
     def release(self, future: Future[Any]) -> None:
@@ -219,26 +263,50 @@ class Session:
             self.registry.gone.append(key)
             self.nudge()
 
-    async def ask(self, topic: str, argument: Any = None) -> Any:
-        """Steps: the scheduler's answer to a question.
+    async def ask(
+        self, topic: str, argument: Any = None, deadline: float | None = None, number: int | None = None
+    ) -> Any:
+        """Steps: the scheduler's answer to a question. If the wait ends early, the scheduler is told so.
 
+        :param deadline: when to give up.
+        :param number: of :meth:`count`, if the caller has to know it.
         :raises UserError: the scheduler does not know what to make of it.
+        :raises concurrent.futures.TimeoutError: the deadline has passed.
         """
         self.check()
-        reply = _Reply(self.lock)
-        number = next(self._count)
+        reply = _Reply(self.lock, deadline)
+        if number is None:
+            number = self.count()
         with Shield(), self.lock:
             self._replies[number] = reply
             self.registry.outbox.add("ask", number, topic, argument)
         self.flush()
         try:
             await reply.latch
+        except BaseException:
+            self.post("withdraw", number)
+            raise
         finally:
             with self.lock:
                 self._replies.pop(number, None)
         if reply.error is not None:
             raise reply.error
         return reply.value
+
+    def count(self) -> int:
+        """A number for a question: no other one of this session has it."""
+        return next(self._count)
+
+    def listen(self, topic: str, listener: Callable[[Sequence[EventRow]], object] | None) -> None:
+        """Have the events of a topic told to ``listener``, on the session's loop; None to end that.
+
+        This tells the scheduler nothing; who wants events has to subscribe to them.
+        """
+        with self.lock:
+            if listener is None:
+                self._listeners.pop(topic, None)
+            else:
+                self._listeners[topic] = listener
 
     async def sleep(self, seconds: float) -> None:
         """Steps: let some time pass."""
@@ -266,9 +334,16 @@ class Session:
                 self.fetcher.resume([key for key, _, _ in message.rows])
             elif kind is messages.Cancelled:
                 with self.lock:
-                    later = self.registry.cancelled(message.keys)
+                    later = self.registry.cancelled(message.keys, message.reason)
                 self.settle(later)
                 self.fetcher.resume(message.keys)
+            elif kind is messages.TasksStarted:
+                with self.lock:
+                    self.registry.started(message.keys)
+            elif kind is messages.Event:
+                listener = self._listeners.get(message.topic)
+                if listener is not None:
+                    listener(message.rows)
             else:
                 with self.lock:
                     reply = self._replies.get(message.id)
@@ -385,8 +460,10 @@ class Session:
     async def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Steps: what a coroutine returns that has to run on the session's loop."""
         reply = _Reply(self.lock)
+        running: list[asyncio.Task[Any] | None] = []
 
         async def whole() -> None:
+            running.append(asyncio.current_task())
             try:
                 value = await make()
             except BaseException as error:
@@ -397,18 +474,28 @@ class Session:
                     reply.take(True, value)
 
         self.start(whole)
-        await reply.latch
+        try:
+            await reply.latch
+        except BaseException:
+            self.start(lambda: _cancel(running))
+            raise
         if reply.error is not None:
             raise reply.error
         value: T = reply.value
         return value
 
 
+async def _cancel(running: list[asyncio.Task[Any] | None]) -> None:
+    for task in running:
+        if task is not None:
+            task.cancel()
+
+
 class _Reply:
     """What is asked for, once it is there."""
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self.latch = Latch(lock)
+    def __init__(self, lock: threading.Lock, deadline: float | None = None) -> None:
+        self.latch = Latch(lock, deadline=deadline)
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -425,6 +512,11 @@ class _Reply:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def sessions() -> list[Session]:
+    """Those of this process."""
+    return list(_sessions)
 
 
 def _abandon_all() -> None:

@@ -55,7 +55,7 @@ def _processing(task: Task) -> str:
 
 
 def _queued(task: Task, workers: dict[str, Worker]) -> str:
-    present = [worker for worker in workers.values() if not worker.lost]
+    present = [worker for worker in workers.values() if not worker.barred]
     if not present:
         return f"{task.key!r} is ready to run, but there are no workers."
     needs = task.needs

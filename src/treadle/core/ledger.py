@@ -35,6 +35,11 @@ class Ledger:
         self.to_start: list[Task] = []
         #: Waiting tasks with a failed dependency.
         self.doomed: list[Task] = []
+        #: Results of which copies are being made, and by whom.
+        self.copying: dict[Task, list[Worker]] = {}
+        #: True while there are such, or somebody who cares where results are, and wants to see what has changed.
+        self.tended: bool = False
+        self.stirred: list[Task] = []
 
     # -- birth ---------------------------------------------------------------------------------------------------
 
@@ -140,6 +145,9 @@ class Ledger:
         task.holders = [worker]
         worker.held[task] = None
         worker.nbytes += nbytes
+        if self.tended:
+            self.stirred.append(task)
+            self.arrive(worker, task)
         placement = self.placement
         for client in task.clients:
             client.add("done", (task.key, nbytes, result, worker.ident, worker.address))
@@ -181,6 +189,8 @@ class Ledger:
 
     def lose(self, task: Task, worker: Worker) -> None:
         """The last holder of a result is gone: who waited for it waits again, and it is computed again if needed."""
+        if self.tended:
+            self.stirred.append(task)
         task.holders = NO_WORKERS
         task.move(RELEASED)
         for dependent in task.dependents:
@@ -201,6 +211,25 @@ class Ledger:
             self.to_start.append(task)
         else:
             self.loose.append(task)
+
+    def arrive(self, worker: Worker, task: Task) -> bool:
+        """A worker has the copy that it was to make, or never will. False if it was not to make one."""
+        targets = self.copying.get(task)
+        if targets is None or worker not in targets:
+            return False
+        targets.remove(worker)
+        if not targets:
+            del self.copying[task]
+        del worker.acquiring[task]
+        self.stirred.append(task)
+        return True
+
+    def call_off(self, task: Task) -> None:
+        """No copies of a result are needed any more."""
+        for worker in self.copying.pop(task, NO_WORKERS):
+            del worker.acquiring[task]
+            worker.add("release", task.key)
+            self.placement.mark(worker)
 
     def wait_again(self, task: Task, anywhere: bool) -> None:
         """A task comes back from a worker: queue it, or let it wait for the inputs that have been lost meanwhile."""
@@ -230,6 +259,8 @@ class Ledger:
             if task.state == ERRED:
                 continue
             self.stop(task)
+            if self.tended:
+                self.stirred.append(task)
             task.move(ERRED)
             task.failure = failure
             task.culprit = culprit
@@ -263,6 +294,9 @@ class Ledger:
             state = task.state
             if task.users > 0 or task.clients or state == FORGOTTEN:
                 continue
+            if self.tended:
+                self.stirred.append(task)
+                self.call_off(task)
             if state == MEMORY:
                 self.drop_results(task)
                 task.move(RELEASED)

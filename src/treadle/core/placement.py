@@ -105,6 +105,15 @@ class Placement:
                 task.home = None
                 heappush(self.queue, (order, task))
 
+    def bar(self, worker: Worker) -> None:
+        """Give the worker nothing more, whatever a task needs."""
+        if not worker.barred:
+            worker.barred = True
+            self.remove(worker)
+            for needs in worker.needs:
+                needs.workers.remove(worker)
+            worker.needs = []
+
     def touch(self, worker: Worker) -> None:
         if not worker.touched:
             worker.touched = True
@@ -117,7 +126,7 @@ class Placement:
 
     def weigh(self, worker: Worker) -> None:
         """Put the worker into the sets where it belongs by its load."""
-        if worker.lost:
+        if worker.barred:
             return
         count = worker.present()
         busy = worker.busy()
@@ -228,7 +237,7 @@ class Placement:
         while cohort.next < len(tasks):
             task = tasks[cohort.next]
             if task.cohort is cohort and task.state == QUEUED:
-                if worker is not None and not worker.lost:
+                if worker is not None and not worker.barred:
                     self.push(worker, task)
                 else:
                     heappush(self.queue, (task.order, task))
@@ -256,6 +265,8 @@ class Placement:
         best: Worker | None = None
         if len(deps) == 1 and len(deps[0].holders) == 1:
             best = deps[0].holders[0]
+            if best.barred:
+                return None
             total = float(deps[0].nbytes)
             wait = self.wait(best)
             if wait <= LATENCY:
@@ -267,6 +278,8 @@ class Placement:
                 for looked, holder in enumerate(dep.holders):
                     if looked == LOOKS:
                         break
+                    if holder.barred:
+                        continue
                     if holder.scratch == 0.0:
                         candidates.append(holder)
                     # A dependency counts even if it is empty: fetching it costs a message.
@@ -342,7 +355,7 @@ class Placement:
             self.touched = []
             for worker in touched:
                 worker.touched = False
-                while not worker.lost and self.fill(worker, MAX_BACKLOG) == MAX_BACKLOG:
+                while not worker.barred and self.fill(worker, MAX_BACKLOG) == MAX_BACKLOG:
                     pass
         spare = self.open
         while len(spare) and self.queue:
@@ -665,7 +678,7 @@ class Placement:
 
         :raises InternalError: one is not.
         """
-        if self.nthreads != sum(worker.nthreads for worker in workers.values() if not worker.lost):
+        if self.nthreads != sum(worker.nthreads for worker in workers.values() if not worker.barred):
             raise InternalError(f"{self.nthreads} threads are counted")
         for worker in workers.values():
             busy = worker.busy()
@@ -684,14 +697,18 @@ class Placement:
                 raise InternalError(f"the occupancy of {worker!r} is {worker.occupancy}, its tasks take {seconds}")
             if sum(task.nbytes for task in worker.held) != worker.nbytes:
                 raise InternalError(f"{worker!r} counts {worker.nbytes} bytes")
-            if worker.lost:
-                if worker in self.idle or worker in self.open or worker in self.crowded or worker in self.stuffed:
-                    raise InternalError(f"{worker!r} is lost, and still may get tasks")
-                continue
-            if (worker in self.idle) != (busy < worker.nthreads):
+            if worker.lost and not worker.barred:
+                raise InternalError(f"{worker!r} is lost, and not barred")
+            if worker.barred:
+                pools = (self.everybody, self.idle, self.open, self.crowded, self.stuffed)
+                if worker.needs or worker.queue or any(worker in pool for pool in pools):
+                    raise InternalError(f"{worker!r} is barred, and still may get tasks")
+            elif (worker in self.idle) != (busy < worker.nthreads):
                 raise InternalError(f"{worker!r} has {busy} tasks, idle: {worker in self.idle}")
-            if (worker in self.stuffed) != (worker.present() > 0 and busy > worker.nthreads):
+            elif (worker in self.stuffed) != (worker.present() > 0 and busy > worker.nthreads):
                 raise InternalError(f"{worker!r} stuffed: {worker in self.stuffed}")
+            if worker.lost:
+                continue
             free = free_of(worker)
             if any(abs(amount - worker.free[name]) > 1e-6 for name, amount in free.items()):
                 raise InternalError(f"{worker!r} counts {worker.free} of {worker.resources} as free")

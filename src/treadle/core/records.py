@@ -317,6 +317,10 @@ class Worker(Peer):
         self.recall: float = -1e9
         #: How many of ``processing`` it is asked to give back.
         self.recalled: int = 0
+        #: The results of which it was told to acquire a copy, and has not said that it did.
+        self.acquiring: dict[Task, None] = {}
+        #: True if it gets nothing more, because it is to leave, or is lost.
+        self.barred: bool = False
         #: True between the loss of the connection and the news of how the process ended.
         self.lost: bool = False
         self.lost_at: float = 0.0

@@ -8,14 +8,17 @@ is a :class:`~treadle.errors.ProtocolError`, for which the caller is to close th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from treadle.core.checks import check
 from treadle.core.explaining import explain
+from treadle.core.goals import Goal
 from treadle.core.ledger import MAX_DEATHS, Ledger
 from treadle.core.placement import LEVEL, Placement, place
 from treadle.core.records import ANYWHERE, NO_CLIENTS, PURE, Client, Failure, Group, Needs, Peer, Task, Worker
 from treadle.core.states import ERRED, FORGOTTEN, MEMORY, NAMES, PROCESSING, QUEUED, RELEASED, WAITING
+from treadle.core.stewardship import Stewardship
 from treadle.errors import ProtocolError
 
 __all__ = ["CANCELLED_BY_CLIENT", "MAX_PRIORITY", "OBITUARY", "Scheduler"]
@@ -41,9 +44,11 @@ class Scheduler:
         #: Every task that is not forgotten, by key.
         self.tasks: Final = self.ledger.tasks
         #: By ident; also those whose end has not been explained yet.
-        self.workers: dict[str, Worker] = {}
+        self.workers: Final[dict[str, Worker]] = {}
         self.clients: dict[str, Client] = {}
-        self.needs: dict[tuple[frozenset[str] | None, frozenset[tuple[str, float]]], Needs] = {}
+        self.needs: Final[dict[tuple[frozenset[str] | None, frozenset[tuple[str, float]]], Needs]] = {}
+        #: What is to become of results, and of workers that are to leave.
+        self.steward: Final = Stewardship(self.ledger, self.placement, self.workers, self.needs)
         #: Workers whose connection is gone, while we wait for the news of how they ended.
         self.lost: dict[Worker, None] = {}
         #: How many tasks have been submitted, and how many functions.
@@ -69,6 +74,8 @@ class Scheduler:
                 ledger.settle()
             if not (ledger.to_start or ledger.started or ledger.doomed or ledger.loose):
                 break
+        if ledger.tended:
+            self.steward.work()
         self.placement.dispatch()
 
     # -- workers come and go -------------------------------------------------------------------------------------
@@ -144,10 +151,7 @@ class Scheduler:
     def lose_worker(self, worker: Worker) -> None:
         """Give a worker nothing more, and do without what it held."""
         worker.lost = True
-        self.placement.remove(worker)
-        for needs in worker.needs:
-            needs.workers.remove(worker)
-        worker.needs = []
+        self.placement.bar(worker)
         for attempt in list(worker.stopping):
             self.stopped(worker, attempt)
         held = worker.held
@@ -160,6 +164,7 @@ class Scheduler:
                 gone.append(task)
         for task in gone:
             self.ledger.lose(task, worker)
+        self.steward.lose(worker)
 
     def bury(self, worker: Worker, executing: list[int], exitcode: int | None, pid: int, log: str) -> None:
         """Let others run what a lost worker had to do; what it was executing gets the blame."""
@@ -328,16 +333,19 @@ class Scheduler:
         if worker.lost:
             return
         self.placement.now = now
+        ledger = self.ledger
         for key, nbytes in rows:
             task = self.tasks.get(key)
+            if task is not None and ledger.tended:
+                ledger.arrive(worker, task)
             if task is not None and task.state == MEMORY:
                 if worker not in task.holders:
-                    self.ledger.hold(worker, task)
+                    ledger.hold(worker, task)
             elif task is not None and (task.state == WAITING or task.state == QUEUED):
                 # It was lost elsewhere, and is to be computed again: not any more.
                 if task.state == QUEUED:
                     self.placement.withdraw(task)
-                self.ledger.finish(task, worker, nbytes, None)
+                ledger.finish(task, worker, nbytes, None)
             elif task is None or task.worker is not worker:
                 worker.add("release", key)
                 self.placement.mark(worker)
@@ -348,12 +356,22 @@ class Scheduler:
         if worker.lost:
             return
         self.placement.now = now
+        given_up: set[str] = set()
         for key, ident in rows:
             task = self.tasks.get(key)
             if task is None:
+                worker.add("release", key)  # it may have been told to acquire it
+                self.placement.mark(worker)
                 continue
             holder = self.workers.get(ident)
-            if holder is not None and holder is not worker and holder in task.holders:
+            if key in given_up:
+                continue
+            here = holder in task.holders or not task.holders
+            if here and task in worker.acquiring and not needs_input(worker, task):
+                self.steward.copy_failed(worker, task)  # and its holder is not to be blamed: this may be the last copy
+                given_up.add(key)
+                continue
+            if holder is not None and holder in task.holders:  # perhaps the worker itself, which was to drop it
                 holder.add("release", key)
                 self.placement.mark(holder)
                 if self.ledger.unhold(holder, task):
@@ -363,6 +381,18 @@ class Scheduler:
                 self.placement.mark(worker)
             else:
                 self.take_back(worker, task)
+                self.steward.copy_failed(worker, task)
+        self.end()
+
+    def on_unusable(self, worker: Worker, keys: list[str], now: float) -> None:
+        """The worker was to acquire these, and never can: they cannot be pickled where they are, or unpickled there."""
+        if worker.lost:
+            return
+        self.placement.now = now
+        for key in keys:
+            task = self.tasks.get(key)
+            if task is not None:
+                self.steward.copy_failed(worker, task)
         self.end()
 
     def take_back(self, worker: Worker, dep: Task) -> None:
@@ -503,7 +533,7 @@ class Scheduler:
             needs = Needs(allowed, amounts)
             self.needs[which] = needs
             for worker in self.workers.values():
-                if not worker.lost and needs.fits(worker):
+                if not worker.barred and needs.fits(worker):
                     needs.workers.append(worker)
                     worker.needs.append(needs)
         return needs
@@ -633,6 +663,80 @@ class Scheduler:
             client.add("done", (key, task.nbytes, None, worker.ident, worker.address))
             self.placement.mark(client)
 
+    # -- what is asked for -----------------------------------------------------------------------------------------
+
+    def on_replicate(
+        self, keys: list[str], count: int, idents: list[str] | None, then: Callable[[Goal], object], now: float
+    ) -> Goal:
+        """Each of these results is to be held by ``count`` workers (0: by all), of those named if any are.
+
+        :param then: called with the goal when it is over; it may not tell the scheduler of events.
+        """
+        self.placement.now = now
+        tasks = [self.tasks[key] for key in keys if key in self.tasks]
+        goal = self.steward.replicate(tasks, count, self.named(idents), then)
+        for key in keys:
+            if key not in self.tasks:
+                goal.problems.append(f"{key!r} is gone")
+        self.end()
+        return goal
+
+    def on_rebalance(
+        self, keys: list[str] | None, idents: list[str] | None, then: Callable[[Goal], object], now: float
+    ) -> Goal:
+        """Results, all or these, are to move from full workers to empty ones, among all or those named."""
+        self.placement.now = now
+        tasks = None if keys is None else [self.tasks[key] for key in keys if key in self.tasks]
+        goal = self.steward.rebalance(tasks, self.named(idents), then)
+        self.end()
+        return goal
+
+    def on_retire(
+        self, workers: list[Worker], reason: str, close: bool, force: bool, then: Callable[[Goal], object], now: float
+    ) -> list[Goal]:
+        """Workers are to leave once others hold what they hold; with ``force``, even if something is lost.
+
+        :param close: their processes are to end; otherwise they stay connected, and get nothing to do.
+        :param then: called with each goal when it is over; it may not tell the scheduler of events.
+        """
+        self.placement.now = now
+        goals = self.steward.retire(workers, reason, close, force, then)
+        self.end()
+        return goals
+
+    def on_withdraw(self, goal: Goal, now: float) -> None:
+        """Nobody waits for copies or moves any more. A worker that is to leave leaves all the same."""
+        self.placement.now = now
+        self.steward.withdraw(goal)
+        self.end()
+
+    def on_restart(self, idents: list[str], reason: str, now: float) -> None:
+        """Nobody gets anything that was wanted, and these workers are to be replaced by new ones."""
+        self.placement.now = now
+        for client in self.clients.values():
+            keys = [task.key for task in client.wants]
+            for task in list(client.wants):
+                self.ledger.unwant(client, task)
+            if keys:
+                client.send(("cancelled", keys, reason))
+                self.placement.mark(client)
+        self.steward.end_all(reason)
+        self.end()
+        self.on_replace(idents, reason, now)
+
+    def on_replace(self, idents: list[str], reason: str, now: float) -> None:
+        """The processes of these workers are to end, and their parents to start others."""
+        self.placement.now = now
+        for ident in idents:
+            worker = self.workers[ident]
+            self.placement.bar(worker)
+            worker.send(("shutdown", reason, True))
+            self.placement.mark(worker)
+        self.end()
+
+    def named(self, idents: list[str] | None) -> list[Worker] | None:
+        return None if idents is None else [self.workers[ident] for ident in idents]
+
     # -- time ----------------------------------------------------------------------------------------------------
 
     @property
@@ -700,6 +804,7 @@ class Scheduler:
                     "rss": worker.rss,
                     "cpu": worker.cpu,
                     "occupancy": worker.occupancy,
+                    "retiring": worker.barred,
                 }
         counts = {NAMES[state]: 0 for state in range(ERRED + 1)}
         for group in self.ledger.groups.values():
@@ -718,6 +823,15 @@ class Scheduler:
         :raises InternalError: one does not hold.
         """
         check(self.ledger, self.placement, self.workers, self.clients)
+        self.steward.check()
+
+
+def needs_input(worker: Worker, dep: Task) -> bool:
+    """True if the worker has a task to do that needs this result."""
+    for task in dep.dependents:  # noqa: SIM110 - compiled, a generator would be slower
+        if task.worker is worker:
+            return True
+    return False
 
 
 def judge_columns(

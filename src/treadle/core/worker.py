@@ -44,7 +44,7 @@ fetching       ``on_fetched``, a task waits, or kept       held, "acquired"
 fetching       ``on_fetched``, no task waits               (gone)
 fetching       a holder failed, others are known           queued
 fetching       a holder failed, no other is known          absent, "missing" for each that failed
-fetching       ``on_unusable``                             (gone)
+fetching       ``on_unusable``                             (gone), "unusable" if it was to be kept
 absent/queued  the last task that waited is gone           (gone)
 any            ``on_success``, ``on_stored``               held
 held           ``on_release``                              (gone)
@@ -164,6 +164,8 @@ class WorkerState:
         #: The rows of the last message, if that is "finished": more can be appended.
         self.finished: list[tuple[int, int, float, bytes | None]] | None = None
         self.garbage: list[Any] = []
+        #: Jobs that have begun since the outbox was taken, and whose start is to be told.
+        self.begun: list[Job] = []
 
     def __repr__(self) -> str:
         return (
@@ -422,6 +424,8 @@ class WorkerState:
         if datum is None:
             return
         self.forget(datum)
+        if datum.keep:
+            self.post(("unusable", [key]))
         for job in datum.waiters:
             if job.state == WAITING:
                 self.drop(job)
@@ -438,6 +442,12 @@ class WorkerState:
         outbox = self.outbox
         self.outbox = []
         self.finished = None
+        if self.begun:
+            # What has ended meanwhile need not be told to have started: that would cost as much as its end.
+            started = [job.attempt for job in self.begun if job.state == EXECUTING]
+            self.begun = []
+            if started:
+                outbox.append(("started", started))
         return outbox
 
     def take_garbage(self) -> list[Any]:
@@ -534,7 +544,7 @@ class WorkerState:
     def begin(self, job: Job) -> None:
         job.state = EXECUTING
         if job.flags & STARTS:
-            self.post(("started", [job.attempt]))
+            self.begun.append(job)
 
     def enter(self, job: Job) -> None:
         job.away = False

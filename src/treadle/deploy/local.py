@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import math
 import os
 import signal as _signal
 import socket
 import sys
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from treadle.config import ConfigError
@@ -63,6 +64,11 @@ class LocalCluster:
     :param name: what the names of the workers begin with.
     :param silence_logs: True to hear of errors only, False to hear of all that comes and goes, on standard error; or
         a level: ``"debug"``, ``"info"``, ``"warning"``, ``"error"``.
+    :param preload: modules, or files that end with ``.py``, that each worker imports before it joins. If one of them
+        has a function ``treadle_setup``, it is called with the worker, and ``treadle_teardown`` at the end.
+    :param scheduler_preload: the same for the scheduler.
+    :param allow_run_on_scheduler: whether clients may have functions called in the process of the scheduler, by
+        :meth:`~treadle.Client.run_on_scheduler`.
     :param asynchronous: start nothing yet: ``async with`` and ``await`` do.
     :raises ConfigError: an argument has a value that it cannot have.
     :raises AddressInUseError: somebody else listens on the port.
@@ -81,6 +87,9 @@ class LocalCluster:
         port: int = 0,
         name: str = "local",
         silence_logs: bool | str = True,
+        preload: str | Sequence[str] = (),
+        scheduler_preload: str | Sequence[str] = (),
+        allow_run_on_scheduler: bool = False,
         asynchronous: bool = False,
     ) -> None:
         _refuse_nested()
@@ -98,6 +107,9 @@ class LocalCluster:
         self._host: Final = host
         self._port: Final = port
         self._log_level: Final = _level(silence_logs)
+        self._preload: Final = _names(preload)
+        self._scheduler_preload: Final = _names(scheduler_preload)
+        self._allow_run: Final = bool(allow_run_on_scheduler)
         self._members: Final = Members()
         self._processes: Final = Processes()
         # Called by close(), when this object is forgotten, and when the program ends.
@@ -117,6 +129,11 @@ class LocalCluster:
             f"<LocalCluster {self.name!r} at {self.address}: {count} workers, "
             f"threads of each: {self.threads_per_worker}{memory}>"
         )
+
+    def _repr_html_(self) -> str:
+        from treadle.client.picturing import cluster_card
+
+        return cluster_card(self, "closed" if not self._end.alive else "running" if self.address else "not started")
 
     @property
     def scheduler_address(self) -> str:
@@ -221,9 +238,13 @@ class LocalCluster:
             # Workers can connect to what listens already: they start while the scheduler does.
             with _listen(self._host, self._port) as listener:
                 self.address = format_address(*listener.getsockname()[:2])
-                self._processes.scheduler = SchedulerProcess(
-                    listener, {"log_level": self._log_level}, self.token, self._members.tell
-                )
+                settings = {
+                    "log_level": self._log_level,
+                    "preload": self._scheduler_preload,
+                    "allow_run_on_scheduler": self._allow_run,
+                    "allow_shutdown": True,
+                }
+                self._processes.scheduler = SchedulerProcess(listener, settings, self.token, self._members.tell)
             self._start_workers()
             self.wait_for_workers()
         except BaseException:
@@ -232,8 +253,10 @@ class LocalCluster:
 
     def _start_workers(self) -> None:
         """Start those that are missing, each with a supervisor of its own, so that it can be ended alone."""
+        self._processes.sweep()
         supervisors = self._processes.supervisors
         while len(supervisors) < self.n_workers:
+            taken = {supervisor.name for supervisor in supervisors}
             supervisor = Supervisor(
                 self.address,
                 1,
@@ -241,8 +264,9 @@ class LocalCluster:
                 nthreads=self.threads_per_worker,
                 memory_limit=self.memory_limit,
                 resources=self.resources,
-                name=f"{self.name}-{len(supervisors)}",
+                name=next(name for number in itertools.count() if (name := f"{self.name}-{number}") not in taken),
                 log_level=self._log_level,
+                preload=self._preload,
                 on_gave_up=self._members.give_up,
             )
             supervisor.start()
@@ -265,8 +289,16 @@ class Processes:
 
     def keep(self, count: int) -> None:
         """End all workers but the first so many."""
+        self.sweep()
         while len(self.supervisors) > count:
             self.supervisors.pop().stop(self.timeout)
+
+    def sweep(self) -> None:
+        """Forget the workers that have left for good."""
+        for supervisor in list(self.supervisors):
+            if supervisor.over:
+                supervisor.stop(self.timeout)
+                self.supervisors.remove(supervisor)
 
     def end(self) -> None:
         if self._owner != os.getpid():
@@ -294,6 +326,12 @@ def _level(silence: bool | str) -> str:
     if silence not in LOG_LEVELS:
         raise ConfigError(f"silence_logs must be True, False, or one of {', '.join(LOG_LEVELS)}, not {silence!r}")
     return silence
+
+
+def _names(modules: str | Sequence[str]) -> list[str]:
+    """Modules and files; the files by their whole paths, which mean the same to other processes."""
+    names = [modules] if isinstance(modules, str) else list(modules)
+    return [os.path.abspath(name) if name.endswith(".py") else name for name in names]
 
 
 def _checked(resources: Mapping[str, float] | None) -> dict[str, float]:

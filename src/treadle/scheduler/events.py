@@ -73,6 +73,10 @@ def _missing(core: Scheduler, worker: Worker, message: messages.Missing, now: fl
     core.on_missing(worker, message.rows, now)
 
 
+def _unusable(core: Scheduler, worker: Worker, message: messages.Unusable, now: float) -> None:
+    core.on_unusable(worker, message.keys, now)
+
+
 def _returned(core: Scheduler, worker: Worker, message: messages.Returned, now: float) -> None:
     core.on_returned(worker, message.attempts, now)
 
@@ -115,6 +119,7 @@ FROM_WORKER: Final[Mapping[type[messages.Message], Handler]] = {
     messages.Failed: _failed,
     messages.Acquired: _acquired,
     messages.Missing: _missing,
+    messages.Unusable: _unusable,
     messages.Returned: _returned,
     messages.Stopped: _stopped,
     messages.Seceded: _seceded,

@@ -15,10 +15,12 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from treadle.errors import UserError
+from treadle.errors import PreloadError, UserError
 from treadle.net.loops import new_event_loop
 from treadle.net.secret import token_for
+from treadle.preloading import Preloads
 from treadle.scheduler.garbage import calm
+from treadle.scheduler.plugins import SchedulerInfo
 from treadle.scheduler.server import Server
 from treadle.scheduler.settings import Settings
 
@@ -44,6 +46,7 @@ def serve(settings: Settings) -> None:
 
     :raises AddressInUseError: somebody else listens there.
     :raises UserError: the host can be reached from other machines, and there is no token.
+    :raises PreloadError: what is to be imported first does not work.
     """
     token = token_for(settings.host, settings.token)
     logging.basicConfig(
@@ -72,21 +75,27 @@ async def _serve(settings: Settings, token: bytes) -> None:
     server = Server(
         token=token,
         incarnation=secrets.token_hex(16),
-        worker_timeout=settings.worker_timeout,
-        unsent_limit=settings.unsent_limit,
+        settings=settings,
         observer=lifeline,
+        stop=stop,
     )
+    preloads = Preloads(settings.preload, SchedulerInfo(server))
     if settings.listener is None:
         await server.listen(settings.host, settings.port)
     else:
         await server.take_over(socket.socket(fileno=settings.listener))
     log.info("scheduler listens on tcp %s, pid %d, %s", server.address, os.getpid(), type(loop).__module__)
+    preloads.setup()
     if lifeline is not None:
         watch = loop.create_task(lifeline.watch(stop))
     calm()
     reason = await stopped
     log.info("scheduler ends: %s", reason)
     await server.close(reason)
+    try:
+        preloads.teardown()
+    except PreloadError as error:
+        log.error("%s", error)
     if lifeline is not None:
         watch.cancel()
         lifeline.close()

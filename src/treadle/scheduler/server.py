@@ -7,14 +7,26 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from treadle.core.scheduler import Scheduler
 from treadle.errors import InternalError, ProtocolError, RefusedError, UserError
 from treadle.net.listener import HANDSHAKE_TIMEOUT, Listener
+from treadle.scheduler.coordination import Coordinating
+from treadle.scheduler.errands import Errands
 from treadle.scheduler.events import FROM_CLIENT, FROM_WORKER, Handler
 from treadle.scheduler.garbage import Sweeper
+from treadle.scheduler.journal import Journal
+from treadle.scheduler.logs import LogStore
+from treadle.scheduler.management import Management
 from treadle.scheduler.members import Member, Roster, WorkerDetails, plural, read_details, read_versions
+from treadle.scheduler.plugins import Plugins
+from treadle.scheduler.running import Running
+from treadle.scheduler.scattering import Scattering
+from treadle.scheduler.services import Ask, Heed, Hub, Inquiry, Listen, Service
+from treadle.scheduler.settings import Settings
+from treadle.scheduler.setups import Setups
+from treadle.scheduler.sharing import Sharing
 from treadle.scheduler.topics import QuestionError, Topics
 from treadle.wire import messages
 from treadle.wire.frames import AFTER_HANDSHAKE, Limits
@@ -25,6 +37,8 @@ if TYPE_CHECKING:
     from treadle.wire.handshake import Hello
 
 __all__ = ["Observer", "Server"]
+
+S = TypeVar("S", bound=Service)
 
 log = logging.getLogger("treadle.scheduler")
 
@@ -38,6 +52,8 @@ HEARTBEAT: Final = 1.0
 #: Seconds that the goodbye may take.
 GOODBYE: Final = 1.0
 
+_DEFAULTS: Final = Settings()
+
 #: Values never pass through the scheduler, so nobody has a buffer to send to it.
 LIMITS: Final = Limits(AFTER_HANDSHAKE.control, 0, 0)
 
@@ -46,6 +62,20 @@ _DECODERS: Final = {
     "worker": messages.FROM_WORKER,
     "supervisor": messages.FROM_SUPERVISOR,
 }
+
+
+#: In the order in which they are told of events.
+_SERVICES: Final[list[Callable[[Hub], Service]]] = [
+    Management,
+    Running,
+    Coordinating,
+    Errands,
+    Scattering,
+    Sharing,
+    Setups,
+    LogStore,
+    Plugins,
+]
 
 
 class Observer(Protocol):
@@ -67,30 +97,44 @@ class Server:
         *,
         token: bytes,
         incarnation: str,
-        worker_timeout: float = 60.0,
-        unsent_limit: int = 2**30,
+        settings: Settings = _DEFAULTS,
         observer: Observer | None = None,
+        stop: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         :param incarnation: a name that no other start of a scheduler has.
-        :param worker_timeout: seconds of silence after which a worker counts as lost.
-        :param unsent_limit: bytes that may wait for a client which does not read.
+        :param stop: has this process end, and everybody told the reason.
         """
         self.core: Final = Scheduler()
         self.roster: Final = Roster()
         self._token: Final = token
         self._incarnation: Final = incarnation
-        self._worker_timeout: Final = worker_timeout
-        self._unsent_limit: Final = unsent_limit
+        self.settings: Final = settings
         self._observer: Final = observer
+        self._stop: Final = stop
         self._clock: Final = clock
         self._sweeper: Final = Sweeper(self.core)
         #: Who is behind the peers of the core.
         self._members: Final[dict[Peer, Member]] = {}
         self._answers: Final[list[tuple[Member, tuple[Any, ...]]]] = []
-        self._from_client: Final[dict[type, Handler]] = {**FROM_CLIENT, messages.Ask: self._ask}
+        #: Inquiries that are not over, by client and number.
+        self._inquiries: Final[dict[Member, dict[int, Inquiry]]] = {}
+        #: Peers without a connection, and who hears what the core has to say to them.
+        self._listeners: Final[dict[Peer, Listen]] = {}
+        self._journal: Final = Journal(self)
+        self._services: Final[list[Service]] = [self._journal, *[make(self) for make in _SERVICES]]
+        self._asks: Final[dict[str, Ask]] = {}
+        self._from_client: Final[dict[type, Handler]] = {
+            **FROM_CLIENT,
+            messages.Ask: self._ask,
+            messages.Withdraw: self._withdraw,
+        }
         self._from_worker: Final[dict[type, Handler]] = {**FROM_WORKER, messages.Leaving: self._leave}
+        for service in self._services:
+            self._asks.update(service.topics())
+            for kind, heed in service.messages().items():
+                self._from_worker[kind] = self._handler(heed)
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._looked = clock()
@@ -136,12 +180,14 @@ class Server:
         #: ``host:port``.
         self.address = listener.address
         about = {"address": self.address, "incarnation": self._incarnation}
-        self._topics = Topics(self.core, self.roster, about)
+        self._topics = Topics(self.core, self.roster, about, self._asks)
         self._wake_at(LATER)
 
     async def close(self, reason: str) -> None:
         """Tell everybody, and close all connections."""
         self._closing = True
+        for service in self._services:
+            service.close()
         self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -227,7 +273,9 @@ class Server:
             lambda received, buffers: self._receive(member, handlers, received),
             lambda reason: self._closed(member, reason),
         )
-        self._flush_soon()
+        self.flush_soon()
+        for service in self._services:
+            service.joined(member)
 
     def _closed(self, member: Member, reason: str) -> None:
         """The connection is gone, whoever closed it."""
@@ -252,6 +300,10 @@ class Server:
         if self._members.pop(member.peer, None) is None:
             return False
         self.roster.of(member.role).pop(member.peer.ident)
+        for inquiry in self._inquiries.pop(member, {}).values():
+            inquiry.over = True
+        for service in self._services:
+            service.gone(member)
         if self._observer is not None and member.role == "worker":
             self._observer.gone(member)
         return True
@@ -262,7 +314,9 @@ class Server:
         now = member.heard = self._clock()
         core = self.core
         peer = member.peer
-        self._flush_soon()
+        self.flush_soon()
+        if peer in self._members:
+            self._journal.came(member, received, now)
         for message in received:
             if peer not in self._members:
                 return  # it has left: what it says after that concerns nobody
@@ -298,38 +352,101 @@ class Server:
 
     def _feed(self, event: Callable[..., None], *arguments: Any) -> None:
         """An event that is nobody's message."""
-        self._flush_soon()
+        self.flush_soon()
         try:
             event(*arguments)
         except Exception as error:
             _report(error, f"in {event.__name__}")
 
+    def _handler(self, heed: Heed) -> Handler:
+        """A handler of messages of workers for one service."""
+        return lambda core, peer, message, now: heed(self._members[peer], message)
+
     def _ask(self, core: Scheduler, client: Any, message: messages.Ask, now: float) -> None:
+        member = self._members[client]
+        inquiry = Inquiry(self, member, message.id, message.topic, message.argument)
         try:
-            answer = ("answer", message.id, True, self._topics.answer(message.topic, message.argument))
+            ask = self._asks.get(message.topic)
+            if ask is None:
+                inquiry.answer(self._topics.answer(message.topic, message.argument))
+            else:
+                ask(inquiry)
         except QuestionError as error:
-            answer = ("answer", message.id, False, str(error))
-        self._answers.append((self._members[client], answer))
+            inquiry.refuse(str(error))
+        if not inquiry.over:
+            self._inquiries.setdefault(member, {})[inquiry.id] = inquiry
+
+    def _withdraw(self, core: Scheduler, client: Any, message: messages.Withdraw, now: float) -> None:
+        member = self._members[client]
+        inquiry = self._inquiries.get(member, {}).pop(message.id, None)
+        if inquiry is not None:
+            inquiry.over = True
+        for service in self._services:
+            service.withdrawn(member, message.id)
+
+    def watch(self, kind: type[messages.Message], watcher: Heed) -> None:
+        """Have somebody see each message of a kind before it is handled."""
+        for handlers in (self._from_client, self._from_worker):
+            if kind in handlers:
+                handlers[kind] = self._watched(handlers[kind], watcher)
+
+    def _watched(self, handler: Handler, watcher: Heed) -> Handler:
+        def watched(core: Scheduler, peer: Any, message: Any, now: float) -> None:
+            watcher(self._members[peer], message)
+            handler(core, peer, message, now)
+
+        return watched
+
+    def service(self, kind: type[S]) -> S:
+        """The service of a class."""
+        return next(service for service in self._services if isinstance(service, kind))
 
     # What they are told
 
-    def _flush_soon(self) -> None:
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def now(self) -> float:
+        return self._clock()
+
+    def stop(self, reason: str) -> None:
+        if self._stop is not None:
+            self._stop(reason)
+
+    def attend(self, peer: Peer, listen: Listen) -> None:
+        self._listeners[peer] = listen
+
+    def send(self, member: Member, *message: Any) -> None:
+        """Send one message, after what the core has to say to that member in this turn of the loop."""
+        if message[0] == "answer":
+            self._inquiries.get(member, {}).pop(message[1], None)
+        self._answers.append((member, message))
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Send what there is to send at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
+        now = self._clock()
         for peer in self.core.flush():
             rows = peer.take()
             member = self._members.get(peer)
             if member is not None:
+                self._journal.went(member, rows, now)
                 self._send(member, rows)
+            elif peer in self._listeners:
+                self._listeners[peer](rows)
         if self._answers:
             answers = self._answers.copy()
             self._answers.clear()
-            for member, answer in answers:
-                self._send(member, [answer])
+            for member, message in answers:
+                if member.peer in self._members:
+                    self._send(member, [message])
         if self.core.restless:
             self._wake_at(SOON)
 
@@ -345,10 +462,9 @@ class Server:
                 link.close(str(error))
         except Exception as error:
             _report(error, f"on the way to {member}")
-        if link.unsent > self._unsent_limit and member.role == "client":
-            link.close(
-                f"it does not read: {link.unsent:,} bytes wait for it, where {self._unsent_limit:,} are allowed to"
-            )
+        limit = self.settings.unsent_limit
+        if link.unsent > limit and member.role == "client":
+            link.close(f"it does not read: {link.unsent:,} bytes wait for it, where {limit:,} are allowed to")
 
     # What the clock says
 
@@ -381,7 +497,7 @@ class Server:
 
     def _check_silent(self, now: float) -> None:
         for member in list(self.roster.workers.values()):
-            if now - member.heard > self._worker_timeout:
+            if now - member.heard > self.settings.worker_timeout:
                 member.link.close(f"it was silent for {now - member.heard:.0f} seconds")
 
 

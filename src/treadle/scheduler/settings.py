@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 __all__ = ["LOG_LEVELS", "Settings"]
@@ -20,6 +21,8 @@ class Settings(NamedTuple):
     log_level: str = "info"
     #: Seconds of silence after which a worker counts as lost.
     worker_timeout: float = 60.0
+    #: Seconds of silence after which a client loses the locks, permits and items that it holds.
+    lease: float = 30.0
     #: Bytes that may wait for a client which does not read.
     unsent_limit: int = 2**30
     #: The descriptor of a socket that listens already, to be used instead of ``host`` and ``port``.
@@ -27,3 +30,9 @@ class Settings(NamedTuple):
     #: The descriptor of a connected socket, whose other end the parent process holds. It reads what happens, as lines
     #: of JSON. When it closes its end, or is gone, the scheduler ends.
     lifeline: int | None = None
+    #: Modules, or files that end with ``.py``, to be imported before it listens.
+    preload: Sequence[str] = ()
+    #: Whether clients may have functions called in the process of the scheduler.
+    allow_run_on_scheduler: bool = False
+    #: Whether clients may end the scheduler, and with it the workers.
+    allow_shutdown: bool = False

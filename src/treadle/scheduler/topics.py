@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from treadle.core.states import MEMORY, WAITING
 from treadle.scheduler.members import own_versions
+from treadle.versions import own_versions as own_packages
 
 if TYPE_CHECKING:
     from treadle.core.scheduler import Scheduler
@@ -27,8 +29,12 @@ class QuestionError(Exception):
 class Topics:
     """Answers questions about one scheduler. Every answer is made of what msgpack can carry."""
 
-    def __init__(self, core: Scheduler, roster: Roster, about: dict[str, Any]) -> None:
-        """``about`` is what is known of the scheduler's process; it is part of the topic ``info``."""
+    def __init__(self, core: Scheduler, roster: Roster, about: dict[str, Any], others: Iterable[str] = ()) -> None:
+        """
+        :param about: what is known of the scheduler's process; it is part of the topic ``info``.
+        :param others: the topics that services answer.
+        """
+        self._others: Final = others
         self._core: Final = core
         self._roster: Final = roster
         self._about: Final = about
@@ -37,6 +43,7 @@ class Topics:
             "explain": self._explain,
             "has_what": self._has_what,
             "info": self._info,
+            "packages": self._packages,
             "progress": self._progress,
             "stopping": self._stopping,
             "versions": self._versions,
@@ -50,7 +57,8 @@ class Topics:
         """
         respond = self._topics.get(topic)
         if respond is None:
-            raise QuestionError(f"there is no topic {topic!r}; there are: {', '.join(sorted(self._topics))}")
+            known = ", ".join(sorted([*self._topics, *self._others]))
+            raise QuestionError(f"there is no topic {topic!r}; there are: {known}")
         return respond(argument)
 
     def _who_has(self, argument: Any) -> dict[str, list[str]]:
@@ -82,9 +90,24 @@ class Topics:
         return {**self._core.info(), **self._about, "pid": os.getpid(), "uptime": uptime, **own_versions()}
 
     def _explain(self, argument: Any) -> str:
-        """Why a task is where it is, in one sentence."""
+        """Why a task is where it is, and what at last holds it up if it waits for another one."""
         key = _argument("explain", argument, str, "a key")
-        return self._core.explain(key)
+        text = self._core.explain(key)
+        blocker = self._blocker(key)
+        return text if blocker is None else f"{text} What holds that up: {self._core.explain(blocker)}"
+
+    def _blocker(self, key: str) -> str | None:
+        """Of all that a waiting task waits for, the first that does not wait for something itself."""
+        task = self._core.tasks.get(key)
+        if task is None or task.state != WAITING:
+            return None
+        while task.state == WAITING:
+            task = next(dep for dep in task.deps if dep.state != MEMORY)
+        return task.key
+
+    def _packages(self, argument: Any) -> dict[str, str | None]:
+        """What the scheduler runs on, and the versions of some packages."""
+        return own_packages(_argument("packages", argument, list[str], "a list of names of packages"))
 
     def _progress(self, argument: Any) -> Any:
         """How many tasks of each group are in each state."""

@@ -8,7 +8,7 @@ kind       blob                             text                        info
 raised     the exception, pickled, or empty the traceback, formatted    empty
 refused    empty                            empty, or what was raised   ``what`` cannot be pickled, and the ``reason``
 died       empty                            empty                       key, deaths, exitcode, host, pid, log
-lost       empty                            empty                       key, worker
+lost       empty                            empty                       key, worker; of an actor also ``actor``
 ========== ================================ =========================== ==========================================
 """
 
@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from treadle.errors import DataLostError, KilledWorkerError, PeerError, ResultNotSerializableError
+from treadle.errors import ActorLostError, DataLostError, KilledWorkerError, PeerError, ResultNotSerializableError
 from treadle.local.trim import annotate
 from treadle.wire.pickling import dump_error
 from treadle.wire.values import brief
@@ -65,6 +65,10 @@ def unpack_error(error: PackedError, key: object, culprit: object = None) -> Bas
             _text(info, "host"),
             _number(info, "pid") or 0,
             _text(info, "log"),
+        )
+    if kind == "lost" and info.get("actor"):
+        return ActorLostError(
+            info.get("key", failed), _text(info, "worker"), _text(info, "class"), _text(info, "reason")
         )
     if kind == "lost":
         return DataLostError(failed, _text(info, "worker"))

@@ -1,19 +1,40 @@
-"""Functions as bytes, pickled as seldom as is safe."""
+"""Functions as bytes: pickled, as seldom as is safe; or, by those who have no pickle, the path to import them by."""
 
 from __future__ import annotations
 
 import functools
+import operator
 import pickle
 from collections.abc import Callable
 from hashlib import blake2b
+from importlib import import_module
+from inspect import iscoroutinefunction
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from treadle.errors import TaskNotSerializableError
-from treadle.wire.pickling import dump
-from treadle.wire.values import brief
+import msgspec
 
-__all__ = ["PackedFunction", "display_name", "pack_function", "unpack_function"]
+from treadle.errors import TaskNotSerializableError, UserError
+from treadle.wire.pickling import dump
+from treadle.wire.values import PICKLED, brief
+
+__all__ = [
+    "ACTOR",
+    "ASYNCHRONOUS",
+    "PURE",
+    "STARTS",
+    "PackedFunction",
+    "display_name",
+    "pack_function",
+    "unpack_function",
+]
+
+
+#: What kinds of functions there are: the sum of what applies.
+PURE: Final = 1  #: equal calls give equal results
+ASYNCHRONOUS: Final = 2  #: a coroutine function: runs on the worker's event loop, and occupies no thread
+STARTS: Final = 4  #: the clients are told when a task starts
+ACTOR: Final = 8  #: what it returns stays where it is, and cannot be computed again
 
 
 class PackedFunction(NamedTuple):
@@ -22,7 +43,12 @@ class PackedFunction(NamedTuple):
     name: str
     digest: bytes
     blob: bytes
+    #: ``ASYNCHRONOUS`` or 0.
+    kind: int = 0
 
+
+_PICKLED: Final = bytes([PICKLED])
+_decode_path: Final = msgspec.msgpack.Decoder(str).decode
 
 #: What a function refers to, and how to look whether it still does.
 _Capture: TypeAlias = "tuple[Callable[[], Any], Any]"
@@ -60,7 +86,8 @@ def pack_function(func: Callable[..., Any], key: object = None) -> PackedFunctio
         blob = dump(func)
     except Exception as error:
         raise TaskNotSerializableError(key, f"its function {display_name(func)!r}", brief(error)) from None
-    packed = PackedFunction(display_name(func), blake2b(blob, digest_size=16).digest(), blob)
+    kind = ASYNCHRONOUS if iscoroutinefunction(func) else 0
+    packed = PackedFunction(display_name(func), blake2b(blob, digest_size=16).digest(), blob, kind)
     captured = [] if _is_reference(blob) else _captured(func)
     if captured is not None:
         if len(_entries) >= _MAX_ENTRIES:
@@ -70,11 +97,37 @@ def pack_function(func: Callable[..., Any], key: object = None) -> PackedFunctio
 
 
 def unpack_function(blob: bytes) -> Any:
-    """The function of :func:`pack_function`.
+    """The function of :func:`pack_function`, or of an import path such as ``"operator:add"``, one msgpack string.
 
-    :raises Exception: whatever unpickling raises.
+    :raises UserError: an import path leads nowhere.
+    :raises Exception: whatever importing or unpickling raises.
     """
-    return pickle.loads(blob)
+    return pickle.loads(blob) if blob[:1] == _PICKLED else _imported(blob)
+
+
+def _imported(blob: bytes) -> Any:
+    try:
+        path = _decode_path(blob)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(f"a function is a pickle, or its import path as one msgpack string ({error})") from None
+    name, _, qualname = path.partition(":")
+    if not all(map(str.isidentifier, [*name.split("."), *qualname.split(".")])):
+        raise UserError(f"an import path of a function is 'module:qualname', such as 'operator:add', not {path!r:.200}")
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and one that it imports is not
+        raise UserError(
+            f"the import path {path!r:.200} leads nowhere: there is no module {error.name!r} here"
+        ) from None
+    try:
+        func = operator.attrgetter(qualname)(module)
+    except AttributeError as error:
+        raise UserError(f"the import path {path!r:.200} leads nowhere: {error}") from None
+    if not callable(func):
+        raise UserError(f"the import path {path!r:.200} leads to a {type(func).__name__}, which cannot be called")
+    return func
 
 
 def display_name(func: Any) -> str:

@@ -69,6 +69,7 @@ __all__ = [
     "TasksFailed",
     "TasksStarted",
     "Teardown",
+    "Unusable",
     "Want",
     "Where",
     "Withdraw",
@@ -279,6 +280,12 @@ class Missing(Message, frozen=True, tag="missing"):
     rows: list[tuple[str, str]]
 
 
+class Unusable(Message, frozen=True, tag="unusable"):
+    """It was to acquire these, and never can: they cannot be pickled where they are, or unpickled here."""
+
+    keys: list[str]
+
+
 class Returned(Message, frozen=True, tag="returned"):
     attempts: list[Attempt]
 
@@ -303,7 +310,7 @@ class Started(Message, frozen=True, tag="started"):
 
 class Logs(Message, frozen=True, tag="logs"):
     #: Attempt (0 for what belongs to no task), key, seconds since the epoch, "stdout", "stderr" or the level of a log
-    #: record, and the text.
+    #: record, and the text. "dropped", and a number of lines as text, where some of it was left out.
     rows: list[tuple[Count, str, Measure, str, str]]
 
 
@@ -346,15 +353,17 @@ class Call(Message, frozen=True, tag="call"):
     #: What is to be done, and with what: ``"actor"`` and the key of an actor, for example.
     topic: str
     target: str
-    #: How many of the frame's buffers are the packed argument.
+    #: How many of the frame's buffers are the packed argument; 0 if it is small and stands here.
     count: Count
+    packed: bytes = b""
 
 
 class Reply(Message, frozen=True, tag="reply"):
     id: Count
     error: Error | None
-    #: How many of the frame's buffers are the packed value.
+    #: How many of the frame's buffers are the packed value; 0 if it is small and stands here.
     count: Count
+    packed: bytes = b""
 
 
 class Data(Message, frozen=True, tag="data"):
@@ -433,6 +442,7 @@ FROM_WORKER: Final = MessageDecoder(
     Failed,
     Acquired,
     Missing,
+    Unusable,
     Returned,
     Stopped,
     Seceded,

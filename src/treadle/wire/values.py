@@ -25,6 +25,7 @@ __all__ = [
     "brief",
     "dependency_value",
     "dump_parts",
+    "dump_plain",
     "find_dependencies",
     "load_parts",
     "pack_call",
@@ -44,6 +45,9 @@ PICKLED: Final = 0x80
 DEPENDENCY: Final = 1
 #: How deep lists within arguments may be for the quick form of a payload.
 MAX_DEPTH: Final = 4
+
+#: The map without entries, in the form that does not begin like a pickle.
+_EMPTY_MAP: Final = b"\xde\x00\x00"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -87,6 +91,16 @@ def dump_parts(value: Any) -> list[bytes | memoryview]:
     apart: list[pickle.PickleBuffer] = []
     data = dump(value, apart, APART)
     return [data, *(buffer.raw() for buffer in apart)]
+
+
+def dump_plain(value: Any) -> bytes:
+    """A value as a packed value that is no pickle, for those who read none: what is lost is what msgpack does not tell
+    apart, such as lists, tuples and sets.
+
+    :raises Exception: there is no msgpack for it.
+    """
+    packed = _encode(value)
+    return packed if packed[0] != PICKLED else _EMPTY_MAP
 
 
 def load_parts(parts: Sequence[bytes | bytearray | memoryview]) -> Any:

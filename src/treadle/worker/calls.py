@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Final
 
 from treadle.local.trim import trim_error
 from treadle.wire.failures import PackedError, pack_error, pack_refusal
-from treadle.wire.values import unpack_call
+from treadle.wire.values import pack_value, unpack_call
 
-__all__ = ["call", "failure", "refusal"]
+__all__ = ["INLINE", "call", "failure", "pack_small", "refusal"]
+
+#: A result of at most this many bytes, packed, is sent along with the news that its task has finished.
+INLINE: Final = 16 * 1024
 
 
 def call(func: Callable[..., Any], payload: bytes, values: Sequence[Any]) -> Any:
@@ -40,10 +44,24 @@ def failure(error: BaseException) -> PackedError:
 def refusal(value: Any, reason: Exception) -> PackedError:
     """Why a result cannot leave this process. Never raises."""
     what = f"result of type {type(value).__name__}"
+    if isinstance(value, (GeneratorType, AsyncGeneratorType)):
+        reason = TypeError(
+            f"{reason}. To have its items while it runs, use client.stream(function, …) in the place of "
+            "client.submit(function, …); to have all at once, return a list"
+        )
     try:
         return _sendable(pack_refusal(what, reason))
     except Exception:  # the exception that says why has methods that raise, too
         return "refused", b"", "", {"what": what, "reason": type(reason).__name__}
+
+
+def pack_small(value: Any) -> tuple[bytes | None, PackedError | None]:
+    """A small result, packed; None if it turns out to be big. Or why it can never be."""
+    try:
+        packed = pack_value(value)
+    except Exception as error:
+        return None, refusal(value, error)
+    return (packed if len(packed) <= INLINE else None), None
 
 
 def _sendable(error: PackedError) -> PackedError:

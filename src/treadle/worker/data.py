@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from treadle.errors import ProtocolError
 from treadle.net.link import Link
-from treadle.wire.messages import Fetch
+from treadle.wire.messages import Call, Fetch
 from treadle.wire.refusals import pack_refused
 from treadle.wire.sizes import sizeof
-from treadle.wire.values import brief, dump_parts, load_parts, pack_value
+from treadle.wire.values import brief, dump_parts, dump_plain, load_parts, pack_value
 from treadle.worker.budget import Budget
+from treadle.worker.calling import CallServer
 from treadle.worker.calls import refusal
 from treadle.worker.executor import Executor
 
@@ -37,11 +38,13 @@ class DataServer:
     """The connections to the data port of this worker.
 
     :param changed: called after values were stored.
+    :param calls: takes the calls that arrive here.
     """
 
-    def __init__(self, executor: Executor, changed: Callable[[], None]) -> None:
+    def __init__(self, executor: Executor, changed: Callable[[], None], calls: CallServer) -> None:
         self._executor: Final = executor
         self._changed: Final = changed
+        self._calls: Final = calls
         self._budget: Final = Budget(SERVED)
         self._serving: Final[set[asyncio.Task[None]]] = set()
 
@@ -50,6 +53,10 @@ class DataServer:
 
     def _receive(self, link: Link, messages: list[Any], buffers: list[memoryview]) -> None:
         for message in messages:
+            if isinstance(message, Call):
+                parts, buffers = buffers[: message.count], buffers[message.count :]
+                self._calls.receive(link, message, parts)
+                continue
             if isinstance(message, Fetch):
                 coroutine = self._serve(link, message)
             else:
@@ -69,7 +76,7 @@ class DataServer:
         nbytes = sum(entry[1] for _, entry in held)
         granted = await self._budget.acquire(nbytes)
         try:
-            rows, buffers = await _off_loop(nbytes, _dump, message.keys, {key: entry[0] for key, entry in held})
+            rows, buffers = await _off_loop(nbytes, _dump, message, {key: entry[0] for key, entry in held})
             del held
             link.send([("data", message.id, rows)], buffers)
             del buffers
@@ -114,18 +121,20 @@ async def _off_loop(nbytes: int, function: Callable[..., Any], *args: Any) -> An
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-def _dump(keys: list[str], held: dict[str, Any]) -> tuple[list[tuple[str, int]], Parts]:
+def _dump(message: Fetch, held: dict[str, Any]) -> tuple[list[tuple[str, int]], Parts]:
     rows: list[tuple[str, int]] = []
     buffers: Parts = []
-    for key in keys:
-        parts = _parts(held[key], MAX_BUFFERS - len(buffers)) if key in held else []
+    for key in message.keys:
+        parts = _parts(held[key], message.plain, MAX_BUFFERS - len(buffers)) if key in held else []
         rows.append((key, len(parts)))
         buffers.extend(parts)
     return rows, buffers
 
 
-def _parts(value: Any, limit: int) -> Parts:
+def _parts(value: Any, plain: bool, limit: int) -> Parts:
     try:
+        if plain:
+            return [dump_plain(value)]
         parts: Parts = dump_parts(value)
         return parts if len(parts) <= max(limit, 1) else [pack_value(value)]
     except Exception as error:

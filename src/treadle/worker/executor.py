@@ -1,6 +1,9 @@
 """The threads that execute tasks. They schedule themselves: each takes the best ready task, runs it, settles it, and
 takes the next.
 
+A task that waits gives up its thread, which is to say the right to execute: it keeps the thread of the system, and
+another one takes its place, a new one if need be. Not more tasks execute at any time than the worker has slots.
+
 The worker's state is touched under one lock, which is held for about a microsecond per event; no code of the user runs
 under it, and nothing is sent. While tasks follow one another, the event loop sends what they have to report, so
 that the report of a short task is not stuck behind a long one. A thread that finds nothing more to do sends it itself.
@@ -13,23 +16,30 @@ import os
 from collections.abc import Callable
 from threading import Lock, Thread
 from time import perf_counter
-from typing import Any, Final
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
 
-from treadle.core.worker import WorkerState
-from treadle.errors import TaskNotSerializableError
+from treadle.client.inside import here
+from treadle.core.worker import ALONG, Job, WorkerState
+from treadle.errors import TaskNotSerializableError, UserError
 from treadle.wire.failures import PackedError
 from treadle.wire.functions import unpack_function
 from treadle.wire.sizes import sizeof
-from treadle.wire.values import brief, pack_value
-from treadle.worker.calls import call, failure, refusal
+from treadle.wire.values import brief
+from treadle.worker.asynchronous import Coroutines, Outcome
+from treadle.worker.calls import INLINE, call, failure, pack_small
+from treadle.worker.logs import Logs
+from treadle.worker.seats import Seat
+from treadle.worker.setups import Transition, tell, tell_end
 from treadle.worker.slots import Slots
 
-__all__ = ["CRASHED", "INLINE", "Executor"]
+if TYPE_CHECKING:
+    from treadle.worker.context import WorkerInfo
+
+__all__ = ["CRASHED", "Executor"]
 
 log = logging.getLogger("treadle.worker")
 
-#: A result of at most this many bytes, packed, is sent along with the news that its task has finished.
-INLINE: Final = 16 * 1024
 #: The exit status of a worker that has found a bug of ours.
 CRASHED: Final = 70
 
@@ -54,25 +64,95 @@ class Executor:
         self._sending: Final = Lock()
         #: True while the event loop was told to look, and has not begun to.
         self._woken = False
-        #: One closed lock for each thread that waits for a task; opening it wakes the thread.
-        self._idle: list[Any] = []
-        #: How many threads were woken and have not come for their task yet.
+        #: What :func:`treadle.get_worker` returns here; to be set before the first task.
+        self.worker: WorkerInfo | None = None
+        self.coroutines: Final = Coroutines(self)
+        #: The threads that wait for a task.
+        self._idle: list[Seat] = []
+        #: How many threads were woken, or started, and have not come for their task yet.
         self._coming = 0
+        self._started = 0
+        #: The words of shared memory that no thread uses, and the threads that wait until they may go on.
+        self._free: Final = list(range(nthreads))
+        self._returning: Final[dict[Job, Seat]] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        #: What tasks write, and the hooks of plugins that are called for each task.
+        self.logs: Final = Logs(send)
+        self.transitions: Final[list[Transition]] = []
 
     def __repr__(self) -> str:
         return f"<Executor of {self.state!r}>"
 
     def start(self) -> None:
-        for number in range(self.state.nthreads):
-            Thread(target=self._work, args=(number,), name=f"treadle-worker-{number}", daemon=True).start()
+        with self.lock:
+            for _ in range(self.state.nthreads):
+                self._start_thread()
 
     def rouse(self) -> None:
-        """Wake as many threads as there are tasks for. Called with the lock held, after tasks may have become ready."""
-        idle = self._idle
-        while idle and self._coming < self.state.ready:
+        """Have as many threads at work as there are tasks for. With the lock held, when tasks may have become ready."""
+        state = self.state
+        if state.ready_away:
+            self.coroutines.start([(job, state.inputs(job)) for job in state.take_away()])
+        if state.returning:
+            return
+        for _ in range(min(state.ready, state.nthreads - state.executing) - self._coming):
+            if self._idle:
+                self._coming += 1
+                self._idle.pop().bell.release()
+            else:
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        thread = Thread(target=self._work, name=f"treadle-worker-{self._started}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("no thread can be started for a task, in the place of one that waits: %s", error)
+        else:
             self._coming += 1
-            idle.pop().release()
+            self._started += 1
+
+    def park(self, seat: Seat) -> None:
+        """The task of this thread waits: let others execute."""
+        self._slots.execute(seat.slot, 0)
+        with self.lock:
+            self._free.append(seat.slot)
+            seat.slot = -1
+            self.state.secede(seat.job)
+            self._admit()
+            self.rouse()
+        self.flush()
+
+    def unpark(self, seat: Seat) -> None:
+        """The task of this thread goes on, as soon as it may."""
+        with self.lock:
+            at_once = self.state.rejoin(seat.job)
+            if at_once:
+                self._occupy(seat)
+            else:
+                self._returning[seat.job] = seat
+        if at_once:
+            self.flush()
+        else:
+            seat.bell.acquire()  # who opens it tells the scheduler
+
+    def _admit(self) -> None:
+        """Let tasks go on that have waited for a thread to be free. With the lock held, after one is."""
+        while self._returning:
+            job = self.state.admit()
+            if job is None:
+                return
+            seat = self._returning.pop(job)
+            self._occupy(seat)
+            seat.bell.release()
+
+    def _occupy(self, seat: Seat) -> None:
+        seat.slot = self._free.pop()
+        self._slots.execute(seat.slot, seat.job.attempt)
+
+    def forget_functions(self) -> None:
+        """Unpickle all functions anew: the modules that they come from may be others now."""
+        self._functions.clear()
 
     def flush(self) -> None:
         """Send what the state has to report."""
@@ -91,69 +171,112 @@ class Executor:
         garbage.clear()
         return requests
 
-    def _work(self, number: int) -> None:
+    def _work(self) -> None:
         try:
-            self._execute_forever(number)
+            seat = Seat(self)
+            here.task = seat
+            self._execute_forever(seat)
         except BaseException:
             log.critical("an error in the worker itself; this process ends", exc_info=True)
             os._exit(CRASHED)
 
-    def _execute_forever(self, number: int) -> None:
+    def _execute_forever(self, seat: Seat) -> None:
         state = self.state
         acquire, release = self.lock.acquire, self.lock.release
         execute = self._slots.execute
         functions = self._functions
-        bell = Lock()
-        bell.acquire()
+        free = self._free
+        logs, transitions = self.logs, self.transitions
+        nbytes = 0
         value: Any = None
         values: list[Any] | None = None
         packed: bytes | None = None
         error: PackedError | None = None
         acquire()
+        self._coming -= 1
         while True:
             job = state.take()
+            if state.ready_away:
+                self.rouse()
             wakes = self._wants_turn(job is None)
             if job is None:
-                self._idle.append(bell)
+                stays = len(self._idle) < state.nthreads
+                if stays:
+                    self._idle.append(seat)
                 release()
                 # A result that was not kept dies with its last reference: not under the lock, and not much later.
                 value = packed = error = None
                 if wakes:
                     self._wake()
                 self.flush()
-                bell.acquire()
+                if not stays:
+                    return
+                seat.bell.acquire()
                 acquire()
                 self._coming -= 1
                 continue
             values = state.inputs(job)
-            if self._idle and state.ready:
+            slot = free.pop()
+            seat.begin(job, slot)
+            if state.ready and state.executing < state.nthreads:
                 self.rouse()
             release()
             value = packed = error = None
             if wakes:
                 self._wake()
-            execute(number, job.attempt)
+            execute(slot, job.attempt)
+            if transitions:
+                tell(transitions, job.key, "ready", "executing")
             started = perf_counter()
             try:
                 func = functions.get(job.fid)
                 if func is None:
-                    func = self._load(job.fid, job.key)
+                    func = self.load(job.fid, job.key)
                 value = call(func, job.payload, values)
+                if type(value) is CoroutineType:
+                    value = self.coroutines.finish(value, seat)
             except BaseException as raised:
-                seconds = perf_counter() - started
+                seconds = seat.seconds(started)
                 error = failure(raised)
             else:
-                seconds = perf_counter() - started
+                seconds = seat.seconds(started)
                 nbytes = sizeof(value)
-                if job.flags & 1 and nbytes <= INLINE:
-                    packed, error = _pack(value)
+                if job.flags & ALONG and nbytes <= INLINE:
+                    packed, error = pack_small(value)
+            if transitions:
+                tell_end(transitions, job.key, seconds, nbytes, error)
+            if logs.pending:
+                logs.flush()
             values = None
-            execute(number, 0)
+            slot = seat.slot
+            if slot >= 0:
+                execute(slot, 0)
             acquire()
+            if slot >= 0:
+                free.append(slot)
             if error is None:
                 state.on_success(job, value, nbytes, seconds, packed)
             else:
                 state.on_failure(job, seconds, error)
+            if self._returning:
+                self._admit()
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Tasks that occupied no thread have ended."""
+        state = self.state
+        if self.logs.pending:
+            self.logs.flush()
+        with self.lock:
+            for job, value, nbytes, seconds, packed, error in outcomes:
+                if error is None:
+                    state.on_success(job, value, nbytes, seconds, packed)
+                else:
+                    state.on_failure(job, seconds, error)
+            self.rouse()
+            wakes = self._wants_turn(True)
+        if wakes:
+            self._wake()
+        self.flush()
 
     def _wants_turn(self, idle: bool) -> bool:
         """Whether the event loop is to be woken. Called with the lock held.
@@ -161,27 +284,27 @@ class Executor:
         :param idle: the calling thread has nothing to execute, and sends what there is to report itself.
         """
         state = self.state
-        if self._woken or not ((state.outbox and not idle) or state.fetching.idle):
+        if self._woken or not (((state.outbox or state.begun) and not idle) or state.fetching.idle):
             return False
         self._woken = True
         return True
 
-    def _load(self, fid: int, key: str) -> Callable[..., Any]:
-        """The function with a number, unpickled when it is first used."""
+    def load(self, fid: int, key: str) -> Callable[..., Any]:
+        """The function with a number, unpickled when it is first used.
+
+        :raises TaskNotSerializableError: it cannot be unpickled.
+        :raises UserError: it is an import path that leads nowhere.
+        """
+        known = self._functions.get(fid)
+        if known is not None:
+            return known
         with self.lock:
             name, blob = self.state.functions[fid]
         try:
             func: Callable[..., Any] = unpack_function(blob)
+        except UserError:
+            raise  # an import path that leads nowhere
         except Exception as error:
             reason = f"what was pickled cannot be read back, {brief(error)}"
             raise TaskNotSerializableError(key, f"its function {name!r}", reason) from None
         return self._functions.setdefault(fid, func)
-
-
-def _pack(value: Any) -> tuple[bytes | None, PackedError | None]:
-    """A small result, packed; None if it turns out to be big. Or why it can never be."""
-    try:
-        packed = pack_value(value)
-    except Exception as error:
-        return None, refusal(value, error)
-    return (packed if len(packed) <= INLINE else None), None

@@ -12,9 +12,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from treadle.errors import PeerError, UserError
+from treadle.errors import PeerError, PreloadError, UserError
 from treadle.local.nesting import become_worker
 from treadle.net.addresses import format_address, parse_address
 from treadle.net.dial import dial
@@ -22,13 +23,23 @@ from treadle.net.link import Link
 from treadle.net.listener import Listener
 from treadle.net.loops import new_event_loop
 from treadle.net.secret import token_for
-from treadle.wire.messages import FROM_PEER, TO_WORKER
+from treadle.preloading import Preloads
+from treadle.wire.messages import FROM_PEER, TO_WORKER, CancelAttempts, Shutdown
+from treadle.worker import streams
+from treadle.worker.actors import ActorHost
+from treadle.worker.calling import CallServer
+from treadle.worker.context import WorkerInfo
 from treadle.worker.data import DataServer
 from treadle.worker.events import feed
 from treadle.worker.executor import Executor
 from treadle.worker.fetching import Fetcher
+from treadle.worker.logs import install
 from treadle.worker.memory import Meter
+from treadle.worker.profiling import Profiler
+from treadle.worker.running import Running
+from treadle.worker.setups import Setups
 from treadle.worker.slots import DISMISSED, JOINED, LEFT, Slots
+from treadle.worker.surveys import answer_surveys
 
 __all__ = ["FAILED", "LOST", "Settings", "Worker", "main"]
 
@@ -40,6 +51,8 @@ LOST: Final = 69
 
 #: Seconds that the goodbye may take.
 GOODBYE: Final = 0.3
+#: Seconds that plugins and preloads may take to end.
+TEARDOWN: Final = 2.0
 #: Seconds after which a thread that computes lets others run: a message does not wait longer.
 SWITCH: Final = 0.001
 
@@ -60,6 +73,8 @@ class Settings(NamedTuple):
     #: Where to listen; "" for the address from which the scheduler is reached.
     host: str = ""
     log_level: str = "info"
+    #: Modules, or files that end with ``.py``, to be imported before it joins.
+    preload: Sequence[str] = ()
     #: Descriptors from the parent: of shared memory for :class:`Slots`, and of a pipe which ends when the parent does.
     slots: int | None = None
     lifeline: int | None = None
@@ -78,6 +93,7 @@ def main() -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a task prints must not be lost with this process
     worker = Worker(settings)
+    worker.keep_logs()
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -106,8 +122,13 @@ class Worker:
         os.close(fd)
         self._executor: Final = Executor(settings.nthreads, self._slots, self._send, self._wake)
         self._fetcher: Final = Fetcher(self._executor, settings.ident, self._token, self._turn)
-        self._server: Final = DataServer(self._executor, self._turn)
+        #: What others may have done here, outside of tasks.
+        self.calls: Final = CallServer()
+        streams.serve(self.calls)
+        self._server: Final = DataServer(self._executor, self._turn, self.calls)
         self._meter: Final = Meter(settings.memory_limit)
+        self._preloads: Preloads | None = None
+        self._setups: Setups
         self._loop: asyncio.AbstractEventLoop
         self._link: Link
         self._ending = False
@@ -138,6 +159,17 @@ class Worker:
             admit=lambda hello, peer: {"ident": settings.ident},
             connected=self._server.connected,
         )
+        info = self._executor.worker = self._info(listener)
+        self._setups = Setups(
+            info,
+            self._executor.transitions,
+            self._renew,
+            self._send,
+            lambda held: self._receive(held, []),
+            loop.call_soon_threadsafe,
+        )
+        self._preloads = Preloads(settings.preload, info)
+        self._preloads.setup()
         link = await dial(
             settings.scheduler,
             role="worker",
@@ -147,19 +179,42 @@ class Worker:
             decoder=TO_WORKER,
         )
         self._link = link
+        ActorHost(info, link.incarnation, loop.call_soon_threadsafe, self._executor.state.store.get).open(self.calls)
+        Running(info).open(self.calls)
+        profiler = Profiler()
+        answer_surveys(self.calls, profiler)
+        profiler.start()
+        self._executor.logs.begin(self._call_later)
         self._executor.start()
         self._slots.enter(JOINED)
         link.start(self._receive, self._lost)
         log.info("joined %s; serves data at %s, pid %d", link.peer, listener.address, os.getpid())
         self._heartbeat(float(link.details.get("heartbeat", 1.0)))
 
-    def _details(self, listener: Listener) -> dict[str, Any]:
-        settings = self.settings
+    def _address(self, listener: Listener) -> str:
+        """Where others reach this worker's data."""
         host = listener.host
         if host in ("0.0.0.0", "::"):
-            host = _own_host(settings.scheduler)
+            host = _own_host(self.settings.scheduler)
+        return format_address(host, listener.port)
+
+    def _info(self, listener: Listener) -> WorkerInfo:
+        settings = self.settings
+        return WorkerInfo(
+            settings.ident,
+            settings.name,
+            self._address(listener),
+            settings.nthreads,
+            settings.memory_limit,
+            settings.resources,
+            settings.scheduler,
+            self._token,
+        )
+
+    def _details(self, listener: Listener) -> dict[str, Any]:
+        settings = self.settings
         return {
-            "address": format_address(host, listener.port),
+            "address": self._address(listener),
             "nthreads": settings.nthreads,
             "memory_limit": settings.memory_limit,
             "resources": settings.resources,
@@ -173,12 +228,21 @@ class Worker:
 
     def _receive(self, messages: list[Any], buffers: list[memoryview]) -> None:
         executor = self._executor
+        messages = self._setups.sift(messages)
         with executor.lock:
-            reason = feed(executor.state, messages)
+            others = feed(executor.state, messages)
             executor.rouse()
-        if reason is not None:
-            self._end(f"the scheduler said: {reason}", DISMISSED, 0)
+        for message in messages:
+            if type(message) is CancelAttempts:
+                executor.coroutines.cancel(message.attempts)
+        for message in others:
+            self._heed(message)
         self._turn()
+
+    def _heed(self, message: Any) -> None:
+        """A message that is not for the state."""
+        if isinstance(message, Shutdown):
+            self._end(f"the scheduler said: {message.reason}", LEFT if message.again else DISMISSED, 0)
 
     def _turn(self) -> None:
         """Send what there is to report and to ask for, after something has happened."""
@@ -190,6 +254,18 @@ class Worker:
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._turn)
+
+    def keep_logs(self) -> None:
+        """Have what this process writes from now on sent to the scheduler, too."""
+        install(self._executor.logs)
+
+    def _renew(self) -> None:
+        """What is installed here may be something else now. What was written about that comes before the answer."""
+        self._executor.forget_functions()
+        self._executor.logs.flush()
+
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, function)
 
     def _heartbeat(self, seconds: float) -> None:
         fetcher = self._fetcher
@@ -203,11 +279,11 @@ class Worker:
     def _lost(self, reason: str) -> None:
         if not self._ending:
             log.error("lost the scheduler: %s", reason)
-            _exit(LOST)
+            self._quit(LOST)
 
     def _orphaned(self) -> None:
         log.warning("the process that started this one is gone")
-        _exit(0)
+        self._quit(0)
 
     def _leave(self, reason: str) -> None:
         self._end(reason, LEFT, 0)
@@ -223,11 +299,30 @@ class Worker:
     async def _say_goodbye(self, status: int) -> None:
         link: Link | None = getattr(self, "_link", None)
         if link is not None:
+            self._executor.logs.flush()
             link.send([("leaving",)])
             try:
                 await asyncio.wait_for(link.drain(), GOODBYE)
             except asyncio.TimeoutError:
                 pass  # the scheduler reads nothing; it will notice
+        if self._preloads is not None:
+            await self._tear_down(self._preloads)
+        self._quit(status)
+
+    async def _tear_down(self, preloads: Preloads) -> None:
+        """Let plugins and preloads end."""
+        undone = self._loop.run_in_executor(None, self._setups.close, TEARDOWN)
+        try:
+            await asyncio.wait_for(undone, TEARDOWN)
+            await asyncio.wait_for(self._loop.run_in_executor(None, preloads.teardown), TEARDOWN)
+        except asyncio.TimeoutError:
+            log.warning("plugins and preloads took longer than %g s to end", TEARDOWN)
+        except PreloadError as error:
+            log.error("%s", error)
+
+    def _quit(self, status: int) -> None:
+        if self._executor.worker is not None:
+            self._executor.worker.clear()
         _exit(status)
 
 

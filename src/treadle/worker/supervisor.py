@@ -10,11 +10,12 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from treadle.errors import PeerError
 from treadle.net.dial import blocking_call
+from treadle.worker import folders
 from treadle.worker.slots import DISMISSED, JOINED, STARTING
 from treadle.worker.spawn import Child, Process
 
@@ -42,6 +43,7 @@ class Supervisor:
     :param resources: what each process has for tasks that ask for it.
     :param name: what names of the processes begin with. Default: the host and the pid of this process.
     :param host: where the processes listen. Default: the address from which the scheduler is reached.
+    :param preload: modules, or files, that each process imports before it joins.
     :param on_started: called with each process that was started.
     :param on_died: called with a process, its exit status (negative: a signal) and the attempts that it was executing.
     :param on_gave_up: called with the reason when a process is not replaced because it would not start.
@@ -60,6 +62,7 @@ class Supervisor:
         name: str = "",
         host: str = "",
         log_level: str = "info",
+        preload: Sequence[str] = (),
         on_started: Callable[[Child], None] | None = None,
         on_died: Callable[[Child, int, list[int]], None] | None = None,
         on_gave_up: Callable[[str], None] | None = None,
@@ -77,6 +80,7 @@ class Supervisor:
             "resources": dict(resources or {}),
             "host": host,
             "log_level": log_level,
+            "preload": list(preload),
         }
         self._name: Final = name or f"{socket.gethostname()}-{os.getpid()}"
         self._on_started: Final = on_started
@@ -91,6 +95,19 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor of {len(self._processes)} of {self.n} workers of {self.scheduler}>"
+
+    @property
+    def name(self) -> str:
+        """What the names of the processes begin with; the name of the process, if there is one only."""
+        return self._name
+
+    @property
+    def over(self) -> bool:
+        """True if every process has ended for good, or was told to."""
+        with self._lock:
+            if self._processes:
+                return all(process.stage == DISMISSED for process in self._processes.values())
+        return not any(guard.is_alive() for guard in self._guards)
 
     @property
     def children(self) -> list[Child]:
@@ -177,6 +194,7 @@ class Supervisor:
                 del self._processes[number]
             stage, executing, text = process.stage, process.executing(), process.tail.text()
             process.close()
+            folders.sweep(process.child.ident)
             if ending or stage == DISMISSED:
                 return
             if stage != STARTING:
@@ -203,7 +221,8 @@ class Supervisor:
 
     def _report(self, child: Child, status: int, executing: list[int], text: str) -> None:
         """Tell the scheduler and the owner how a process died."""
-        log.warning("the worker %s (pid %d) %s; another one is started", child.name, child.pid, _how(status))
+        level = logging.WARNING if status else logging.INFO  # it may have been asked to end
+        log.log(level, "the worker %s (pid %d) %s; another one is started", child.name, child.pid, _how(status))
         message = ("died", child.ident, child.pid, status, executing, socket.gethostname(), text)
         try:
             blocking_call(

@@ -177,11 +177,16 @@ class SimulatedCluster:
         client.up.send([("hello",)])
         return client
 
-    def leave(self, worker: SimulatedWorker) -> None:
-        """A worker takes its leave and ends."""
+    def leave(self, worker: SimulatedWorker, again: bool = False) -> None:
+        """A worker takes its leave and ends.
+
+        :param again: another one like it takes its place, if it has a supervisor.
+        """
         if worker.alive:
             worker.up.send([*worker.state.take_outbox(), ("leaving",)])
             worker.stop()
+            if again and worker.supervised:
+                self._replace(worker)
 
     def kill(
         self, worker: SimulatedWorker, *, exitcode: int = -9, report_after: float | None = 0.002, log: str = ""
@@ -200,16 +205,19 @@ class SimulatedCluster:
             report = (worker.ident, executing, exitcode, 4711, worker.host, log)
             self.timeline.after(report_after, self.scheduler.post, self.scheduler.event, died, *report)
         if self.replacing:
-            self.add_worker(
-                worker.nthreads,
-                name=worker.name,
-                host=worker.host,
-                memory_limit=worker.memory_limit,
-                resources=worker.resources,
-                supervised=worker.supervised,
-                bandwidth=worker.port.bandwidth,
-                speed=worker.speed,
-            )
+            self._replace(worker)
+
+    def _replace(self, worker: SimulatedWorker) -> None:
+        self.add_worker(
+            worker.nthreads,
+            name=worker.name,
+            host=worker.host,
+            memory_limit=worker.memory_limit,
+            resources=worker.resources,
+            supervised=worker.supervised,
+            bandwidth=worker.port.bandwidth,
+            speed=worker.speed,
+        )
 
     def give_up(self, worker: SimulatedWorker) -> None:
         """The scheduler has heard nothing of a worker for too long and hangs up; if the worker lives, it then ends."""

@@ -217,6 +217,7 @@ _FROM_WORKER: dict[str, Callable[[Scheduler, Any, tuple[Any, ...], float], objec
     "failed": lambda core, worker, message, now: core.on_failed(worker, message[1], message[2], message[3], now),
     "acquired": lambda core, worker, message, now: core.on_acquired(worker, message[1], now),
     "missing": lambda core, worker, message, now: core.on_missing(worker, message[1], now),
+    "unusable": lambda core, worker, message, now: core.on_unusable(worker, message[1], now),
     "returned": lambda core, worker, message, now: core.on_returned(worker, message[1], now),
     "stopped": lambda core, worker, message, now: core.on_stopped(worker, message[1], now),
     "heartbeat": lambda core, worker, message, now: core.on_heartbeat(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, NamedTuple
 
+from treadle.core.goals import Goal
+from treadle.core.scheduler import Scheduler
 from treadle.errors import ProtocolError
 from treadle.testing.simulation.client import SimulatedClient, SimulatedFuture
 from treadle.testing.simulation.cluster import SimulatedCluster
@@ -81,6 +83,8 @@ class Storm:
         self.scattered: set[str] = set()
         #: The graphs that were submitted, to be submitted again.
         self.graphs: list[tuple[dict[str, tuple[str, tuple[str, ...]]], int]] = []
+        #: What was asked for and is not over.
+        self.goals: list[Goal] = []
         #: Those who have said what they may not say.
         self._wicked: set[str] = set()
         self._values: dict[str, int] = {}
@@ -144,6 +148,9 @@ class Storm:
         cluster.settle()
         core = cluster.core
         assert not core.tasks, f"tasks are left: {list(core.tasks.values())!r}"
+        goals = list(core.steward.goals)
+        assert not goals, f"goals are left: {goals!r}"
+        assert not core.ledger.copying, f"copies are left: {core.ledger.copying!r}"
         for record in core.workers.values():
             left = (record.processing, record.stopping, record.held)
             assert not any(left), f"{record!r} has left: {left!r}"
@@ -263,7 +270,7 @@ class Storm:
         if worker is not None:
             client = self._client(random)
             rows: dict[str, int] = {}
-            for _ in range(random.randint(1, 3)):
+            for _ in range(random.choice((1, 3, 8))):
                 key = f"t{len(self.plans)}"
                 nbytes = random.choice((28, 500_000))
                 self.plans[key] = _Plan((), 0.0, nbytes, 0, 0, 0)
@@ -315,6 +322,67 @@ class Storm:
         if worker is not None:
             self.cluster.give_up(worker)
 
+    def replicate(self, random: Random) -> None:
+        """Somebody wants several workers to hold some results, and may think better of it."""
+        count = random.choice((0, 1, 2, 2, 3))
+        some = random.random() < 0.3
+
+        def replicate(core: Scheduler, now: float) -> list[Goal]:
+            keys = random.sample(list(core.tasks), min(len(core.tasks), random.choice((1, 3, 10))))
+            return [core.on_replicate(keys, count, _some(core, some), self._reached, now)]
+
+        self._seek(replicate)
+
+    def rebalance(self, random: Random) -> None:
+        """Somebody wants all workers to hold equally much."""
+        half = random.random() < 0.3
+        some = random.random() < 0.3
+
+        def rebalance(core: Scheduler, now: float) -> list[Goal]:
+            keys = list(core.tasks)[::2] if half else None
+            return [core.on_rebalance(keys, _some(core, some), self._reached, now)]
+
+        self._seek(rebalance)
+
+    def retire(self, random: Random) -> None:
+        """Some workers are to leave, but not before others hold what they hold."""
+        alive = [worker.ident for worker in self.cluster.workers.values() if worker.alive]
+        close = random.random() < 0.8
+        force = random.random() < 0.3
+        if alive:
+            idents = random.sample(alive, min(len(alive), random.choice((1, 1, 2))))
+            self._seek(
+                lambda core, now: core.on_retire(
+                    [core.workers[ident] for ident in idents if ident in core.workers and not core.workers[ident].lost],
+                    "they were asked to",
+                    close,
+                    force,
+                    self._reached,
+                    now,
+                )
+            )
+
+    def withdraw(self, random: Random) -> None:
+        """Somebody does not want any more what was asked for."""
+        if self.goals:
+            goal = self.goals.pop(random.randrange(len(self.goals)))
+            self.cluster.scheduler.post(self.cluster.scheduler.event, self.cluster.core.on_withdraw, goal)
+
+    def restart(self, random: Random) -> None:
+        """Somebody starts everything anew, or some workers only."""
+        everything = random.random() < 0.3
+        some = random.random() < 0.5
+
+        def restart(core: Scheduler, now: float) -> list[Goal]:
+            idents = _some(core, some) or []
+            if everything:
+                core.on_restart(idents, "the cluster was restarted", now)
+            else:
+                core.on_replace(idents, "the worker was restarted", now)
+            return []
+
+        self._seek(restart)
+
     def cut(self, random: Random) -> None:
         """Some workers and clients do not reach one another."""
         ends = [worker.ident for worker in self.cluster.workers.values() if worker.alive]
@@ -360,6 +428,20 @@ class Storm:
         self.cluster.run(random.choice((0.001, 0.01, 0.1, 3.0)))
 
     # Inside.
+
+    def _seek(self, ask: Callable[[Scheduler, float], list[Goal]]) -> None:
+        """Have the scheduler asked for something in its next turn."""
+
+        def asked(now: float) -> None:
+            self.goals += [goal for goal in ask(self.cluster.core, now) if not goal.over]
+
+        self.cluster.scheduler.post(self.cluster.scheduler.event, asked)
+
+    def _reached(self, goal: Goal) -> None:
+        assert goal.over, f"{goal!r} is said to be over"
+        assert not goal.open or goal.problems, f"{goal!r} is over too early"
+        if goal in self.goals:
+            self.goals.remove(goal)
 
     def _violated(self, ident: str, error: ProtocolError) -> None:
         if ident not in self._wicked:
@@ -431,6 +513,11 @@ ACTIONS: dict[str, Callable[[Storm, Random], None]] = {
     "freeze": Storm.freeze,
     "thaw": Storm.thaw,
     "give_up": Storm.give_up,
+    "replicate": Storm.replicate,
+    "rebalance": Storm.rebalance,
+    "retire": Storm.retire,
+    "withdraw": Storm.withdraw,
+    "restart": Storm.restart,
     "cut": Storm.cut,
     "mend": Storm.mend,
     "join_client": Storm.join_client,
@@ -441,7 +528,23 @@ ACTIONS: dict[str, Callable[[Storm, Random], None]] = {
 }
 
 #: How much more often than the others some actions are chosen.
-_WEIGHTS = {"submit": 5, "join_worker": 3, "step": 6, "wait": 3, "kill": 2, "cut": 3}
+_WEIGHTS = {
+    "submit": 5,
+    "join_worker": 3,
+    "step": 6,
+    "wait": 3,
+    "kill": 2,
+    "cut": 3,
+    "scatter": 2,
+    "replicate": 2,
+    "rebalance": 2,
+    "retire": 2,
+}
+
+
+def _some(core: Scheduler, some: bool) -> list[str] | None:
+    """The idents of every other worker; None for all."""
+    return [ident for ident, worker in core.workers.items() if not worker.lost][::2] if some else None
 
 
 def random_actions(seed: int, count: int = 40) -> list[tuple[str, int]]:

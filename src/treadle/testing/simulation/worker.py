@@ -201,5 +201,6 @@ _TO_WORKER: dict[str, Callable[[SimulatedWorker, tuple[Any, ...]], object]] = {
     "recall": lambda worker, message: worker.state.on_recall(message[1]),
     "cancel": lambda worker, message: worker.state.on_cancel(message[1]),
     "release": lambda worker, message: worker.state.on_release(message[1]),
-    "shutdown": lambda worker, message: worker.cluster.leave(worker),
+    "acquire": lambda worker, message: worker.state.on_acquire(message[1]),
+    "shutdown": lambda worker, message: worker.cluster.leave(worker, *message[2:]),
 }

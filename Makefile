@@ -26,6 +26,9 @@ PIP := -m pip --quiet
 # Without what the caller's shell adds to the import path.
 CLEANLY := env -u PYTHONPATH -u PYTHONHOME -u TREADLE_PURE_PYTHON
 
+# Two files of tests at a time.
+SPLIT := -n 2 --dist loadfile
+
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test check lint types simulate soak pypy node bench docs clean
@@ -40,9 +43,9 @@ demo: $(INSTALLED)  ## install into .venvs/ and run the main job on real input
 
 test: $(TESTABLE)  ## install into .venvs/ and run the tests, compiled and interpreted
 	@echo '== Python $(VERSION), compiled'
-	@$(CLEANLY) TREADLE_EXPECT_COMPILED=1 $(VENV)/bin/python -m pytest
+	@$(CLEANLY) TREADLE_EXPECT_COMPILED=1 $(VENV)/bin/python -m pytest $(SPLIT)
 	@echo '== Python $(VERSION), interpreted'
-	@$(CLEANLY) TREADLE_EXPECT_COMPILED=0 PYTHONPATH=$(PURE) $(VENV)/bin/python -m pytest
+	@$(CLEANLY) TREADLE_EXPECT_COMPILED=0 PYTHONPATH=$(PURE) $(VENV)/bin/python -m pytest $(SPLIT)
 
 check: lint types test docs pypy node  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
 	@for python in $$(scripts/other-pythons $(PYTHON)); do $(MAKE) --no-print-directory test PYTHON=$$python || exit 1; done

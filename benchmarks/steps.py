@@ -208,7 +208,16 @@ class SteppedCluster:
             futures = [clock(CLIENT, "Future objects", Future[int], rows[0][0], session)]
             clock(CLIENT, "registry", session.submit_one, futures[0], rows[0], None)
         else:
-            rows = clock(CLIENT, "key and payload", self._calls.many, increment, [numbers], {}, None, True)
+            rows = clock(
+                CLIENT,
+                "key and payload",
+                self._calls.many,
+                increment,
+                [(number,) for number in numbers],
+                {},
+                None,
+                True,
+            )
             futures = clock(CLIENT, "Future objects", self._futures, rows)
             clock(CLIENT, "registry", session.submit, futures, rows, None, False, 0)
         del rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
+from threading import Semaphore
 from typing import Any, TypeVar
 
 from treadle import Client
@@ -31,8 +32,11 @@ class FakeCluster:
         #: What the worker holds, and the keys that it was asked for.
         self.store: dict[str, Any] = {}
         self.asked: list[str] = []
+        #: Whether fences are sent back as soon as they come.
+        self.prompt = True
         self.background = BackgroundLoop("fake-cluster")
         self._links: list[Link] = []
+        self._linked = Semaphore(0)
         self._listeners: list[Listener] = []
         self.address = self._listen("client", messages.FROM_CLIENT, self._client)
         self.worker = self._listen("peer", messages.FROM_PEER, self._peer)
@@ -55,9 +59,12 @@ class FakeCluster:
 
     def _client(self, link: Link) -> None:
         self._links.append(link)
+        self._linked.release()
 
         def receive(batch: list[Any], buffers: list[memoryview]) -> None:
             for message in batch:
+                if self.prompt and type(message) is messages.Fence:
+                    link.send([("fence", message.number)])
                 self.received.put(message)
 
         link.start(receive, lambda reason: self.received.put(reason))
@@ -77,7 +84,10 @@ class FakeCluster:
         link.start(receive, lambda reason: None)
 
     def client(self, **options: Any) -> Client:
-        return Client(self, set_as_default=False, **options)
+        client = Client(self, set_as_default=False, **options)
+        if not client.asynchronous:
+            self._linked.acquire()  # it may be told so a moment after the client is
+        return client
 
     def send(self, *batch: tuple[Any, ...]) -> None:
         """Say something to the client that came last."""

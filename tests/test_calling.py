@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from treadle import Client, LocalCluster
-from treadle.cli_cluster import scheduler
+from treadle import Client, LocalCluster, cli
 from treadle.client.lines import CallFuture
 from treadle.errors import ClosedError, PeerError, TaskNotSerializableError, UserError
 from treadle.scheduler.settings import Settings
@@ -227,7 +226,7 @@ def test_the_scheduler_has_to_be_allowed_to_call() -> None:
 def test_the_command_line_can_allow_it(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Settings] = []
     monkeypatch.setattr("treadle.scheduler.process.serve", served.append)
-    result = CliRunner().invoke(scheduler, ["--port", "0", *flags])
+    result = CliRunner().invoke(cli.main, ["scheduler", "--port", "0", *flags])
     assert result.exit_code == 0, result.output
     assert [settings.allow_run_on_scheduler for settings in served] == [bool(flags)]
 

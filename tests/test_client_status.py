@@ -141,6 +141,8 @@ def test_each_answer_belongs_to_one_cancellation(fake: FakeCluster, client: Clie
     second = client.submit(inc, 1, key="x")
     second.cancel()
     third = client.submit(inc, 1, key="x")
+    while fake.expect(messages.Fence).number < 2:
+        pass
     fake.send(("cancelled", ["x"], "its client wanted it so"))
     eventually(lambda: first.status == "cancelled")
     assert (second.status, third.status) == ("cancelling", "pending")

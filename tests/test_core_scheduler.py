@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from treadle.core.ledger import MAX_ABSENCES
 from treadle.core.placement import BACKLOG, PRIOR
 from treadle.core.records import ACTOR, ASYNCHRONOUS, PURE, STARTS, Client, Worker
 from treadle.core.scheduler import CANCELLED_BY_CLIENT, MAX_PRIORITY, OBITUARY, Scheduler
@@ -331,6 +332,19 @@ def test_identical_tasks_of_two_clients_are_one() -> None:
     assert stage.sent(worker) == [("release", ["x"])]
 
 
+def test_a_fence_comes_back_between_old_news_and_new_ones() -> None:
+    stage = Stage(1)
+    stage.submit({"x": []})
+    stage.finish(stage.workers[0], "x")
+    stage.core.on_release(stage.client, ["x"], 0.0)
+    stage.core.on_fence(stage.client, 1)
+    assert stage.client in stage.core.flush()
+    stage.submit({"x": []})
+    stage.finish(stage.workers[0], "x")
+    old, fence, new = stage.sent(stage.client)
+    assert (old[0], fence, new[0]) == ("done", ("fence", 1), "done")
+
+
 def test_cancelled_tasks_occupy_their_thread_until_they_stop() -> None:
     stage = Stage(1)
     (worker,) = stage.workers
@@ -493,6 +507,12 @@ def test_stepping_aside_twice_and_news_of_what_is_over() -> None:
     stage.core.on_rejoined(worker, [1], 0.2)
     stage.core.on_seceded(worker, [1], 0.3)
     stage.core.sanity_check()
+    stage.core.on_worker_lost(worker, 0.3)
+    for event in (stage.core.on_seceded, stage.core.on_rejoined, stage.core.on_started):
+        event(worker, [2], 0.4)  # nobody listens to it any more
+    stage = Stage(1)
+    (worker,) = stage.workers
+    stage.submit({"x": ()})
     for event in (stage.core.on_seceded, stage.core.on_rejoined, stage.core.on_started):
         with pytest.raises(ProtocolError, match="attempt 2 was never given"):
             event(worker, [2], 0.4)
@@ -567,6 +587,94 @@ def test_an_actor_is_lost_with_its_worker() -> None:
     ((_, ((key, culprit, error),)),) = stage.sent(stage.client)
     assert (key, culprit, error[0], error[3]) == ("x", "x", "lost", {"key": "x", "worker": "w0", "actor": True})
     stage.core.sanity_check()
+
+
+def actor_with_a_copy() -> Stage:
+    """An actor ``x`` that w0 has made, and w1 has fetched for ``y``."""
+    stage = Stage(1, 1)
+    first, second = stage.workers
+    stage.submit({"x": ()}, function=4, workers=["w0"])
+    stage.finish(first, "x")
+    stage.submit({"y": ["x"]}, workers=["w1"])
+    stage.core.on_acquired(second, [("x", 10)], 0.1)
+    stage.core.sanity_check()
+    assert stage.core.who_has(["x"]) == {"x": ["w0", "w1"]}
+    stage.sent(second)
+    stage.sent(stage.client)
+    return stage
+
+
+def lost_actors(stage: Stage) -> list[tuple[str, str]]:
+    """The keys that the client is told to have failed, because an actor was lost, and where that was."""
+    stage.core.sanity_check()
+    rows = [row for message in stage.sent(stage.client) if message[0] == "failed" for row in message[1]]
+    assert all(error[0] == "lost" and error[3]["actor"] for _, _, error in rows)
+    return [(key, error[3]["worker"]) for key, _, error in rows]
+
+
+def test_a_copy_of_an_actor_does_not_outlive_it() -> None:
+    stage = actor_with_a_copy()
+    first, second = stage.workers
+    stage.core.on_worker_left(first, 1.0)
+    assert lost_actors(stage) == [("x", "w0")]
+    assert stage.sent(second) == [("release", ["x"])]
+    assert not second.held
+    assert second.nbytes == 0
+    assert stage.where("y") == "w1", "it may have begun"
+    stage.core.on_missing(second, [("x", "")], 1.1)
+    assert lost_actors(stage) == [("y", "w0")]
+
+
+def test_an_actor_that_its_worker_does_not_hold_is_lost() -> None:
+    stage = actor_with_a_copy()
+    first, second = stage.workers
+    stage.core.on_missing(second, [("x", "w0")], 1.0)
+    assert sorted(lost_actors(stage)) == [("x", "w0"), ("y", "w0")]
+    assert ("release", ["x"]) in stage.sent(first)
+    assert ("release", ["x"]) in stage.sent(second)
+
+
+def test_an_actor_outlives_its_copies() -> None:
+    stage = actor_with_a_copy()
+    first, second = stage.workers
+    stage.core.on_worker_left(second, 1.0)
+    assert lost_actors(stage) == []
+    assert stage.core.who_has(["x"]) == {"x": ["w0"]}
+    assert first.nbytes == 10
+
+
+def test_an_actor_is_where_it_was_made() -> None:
+    stage = actor_with_a_copy()
+    other = stage.connect("other")
+    stage.core.on_want(other, ["x"], 1.0)
+    assert stage.sent(other) == [("done", [("x", 10, None, "w0", "host:w0")])]
+    stage.core.on_client_missing(other, [("x", "w0")], 1.1)
+    assert stage.sent(other) == [("done", [("x", 10, None, "w0", "host:w0")])]
+
+
+def test_a_late_copy_of_a_lost_actor_does_not_stand_for_it() -> None:
+    stage = Stage(1, 1)
+    first, second = stage.workers
+    stage.submit({"x": ()}, function=4, workers=["w0"])
+    stage.finish(first, "x")
+    stage.core.on_worker_left(first, 1.0)
+    stage.core.on_retry(stage.client, ["x"], 1.1)
+    assert stage.state("x") == "queued"
+    stage.core.on_acquired(second, [("x", 10)], 1.2)
+    stage.core.sanity_check()
+    assert stage.state("x") == "queued"
+    assert stage.sent(second) == [("release", ["x"])]
+
+
+def test_an_actor_is_not_made_again_beside_what_needs_it() -> None:
+    stage = Stage(1, 1)
+    first, second = stage.workers
+    rows = [(9, b"cheap", "cheap", b"pickle", ACTOR | PURE)]
+    stage.core.on_functions(stage.client, rows)
+    stage.submit({"x": ()}, function=9, workers=None)
+    stage.finish(first, "x", nbytes=10**8)
+    stage.submit({"y": ["x"]}, workers=["w1"])
+    assert [message[0] for message in stage.sent(second)] == ["functions", "run"]
 
 
 def test_an_actor_that_is_being_made_is_made_elsewhere() -> None:
@@ -718,6 +826,58 @@ def test_only_what_was_executing_is_blamed() -> None:
     assert text == "3 workers died while they ran 'killer', 'next1' was the last one"
     assert stage.core.tasks["innocent"].deaths == 0
     assert stage.where("innocent") == "next2"
+
+
+@pytest.mark.parametrize("function", [0, 2])
+def test_who_was_away_too_often_when_its_worker_died_is_given_up(function: int) -> None:
+    stage = Stage(1)
+    stage.submit({"parent": ()}, function=function)
+    for death in range(MAX_ABSENCES):
+        assert stage.state("parent") == "processing"
+        (worker,) = stage.core.workers.values()
+        if function == 0:
+            stage.core.on_seceded(worker, [1], stage.now)
+        stage.core.on_worker_died(worker.ident, [], -11, 100, "host", "", stage.now)
+        stage.core.sanity_check()
+        stage.join(f"next{death}")
+    assert stage.core.tasks["parent"].deaths == 0
+    ((op, ((key, culprit, (kind, _, text, info)),)),) = stage.sent(stage.client)
+    assert (op, key, culprit, kind) == ("failed", "parent", "parent", "died")
+    assert text == (
+        "10 workers died while 'parent' waited there and occupied no thread, 'next8' was the last one. "
+        "What it has submitted may have killed them."
+    )
+    assert (info["deaths"], info["away"], info["exitcode"], info["worker"]) == (10, True, -11, "next8")
+    stage.core.on_retry(stage.client, ["parent"], stage.now)
+    assert stage.core.tasks["parent"].absences == 0
+
+
+def test_who_was_away_is_not_given_up_for_goodbyes_and_ends_that_nobody_explained() -> None:
+    stage = Stage(1)
+    stage.submit({"parent": ()})
+    for number in range(2 * MAX_ABSENCES):
+        (worker,) = stage.core.workers.values()
+        stage.core.on_seceded(worker, [1], stage.now)
+        if number % 2:
+            stage.core.on_worker_left(worker, stage.now)
+        else:
+            stage.core.on_worker_lost(worker, stage.now)
+            stage.now += OBITUARY + 1.0
+            stage.core.tick(stage.now)
+        stage.core.sanity_check()
+        stage.join(f"next{number}")
+    assert stage.core.tasks["parent"].absences == 0
+    assert stage.state("parent") == "processing"
+
+
+def test_who_was_away_when_the_connection_to_an_unsupervised_worker_broke() -> None:
+    stage = Stage(1, supervised=False)
+    stage.submit({"parent": ()})
+    (worker,) = stage.workers
+    stage.core.on_seceded(worker, [1], stage.now)
+    stage.core.on_worker_lost(worker, stage.now)
+    stage.core.sanity_check()
+    assert stage.core.tasks["parent"].absences == 1
 
 
 def test_without_news_nobody_is_blamed() -> None:
@@ -925,6 +1085,21 @@ def test_a_dependency_that_was_released() -> None:
     assert stage.state("x") == stage.state("y") == "erred"
     ((_, rows),) = stage.sent(stage.client)
     assert rows[0][2][2] == "'x' depends on 'gone', which has been released"
+
+
+def test_a_task_whose_dependency_was_released_cannot_be_tried_again() -> None:
+    stage = Stage(1)
+    stage.submit({"x": ["gone"], "y": ["x"]})
+    stage.sent(stage.client)
+    stage.core.on_retry(stage.client, ["x", "y"], 1.0)
+    stage.core.sanity_check()
+    assert stage.state("x") == stage.state("y") == "erred"
+    (message,) = stage.sent(stage.client)
+    assert [(key, error[2]) for key, _, error in message[1]] == [
+        ("x", "'x' depends on 'gone', which has been released"),
+        ("y", "'x' depends on 'gone', which has been released"),
+    ]
+    assert not stage.runs(stage.workers[0])
 
 
 def test_wanting_what_is_not_there() -> None:

@@ -658,6 +658,16 @@ def test_the_start_of_a_task_is_told_if_it_is_wanted() -> None:
     assert said(state) == [("started", [1, 2])]
 
 
+def test_a_copy_of_an_actor_does_not_stand_for_one_that_is_to_be_made() -> None:
+    state = new_state()
+    state.on_stored([("x", "a copy", 10), ("y", "a value", 10)])
+    run(state, row(1, "x", flags=8), row(2, "y"))
+    assert said(state) == [("finished", [(2, 10, 0.0, None)])]
+    succeed(state, take(state), "an actor")
+    assert state.store["x"] == ("an actor", 10)
+    assert said(state) == [("finished", [(1, 10, 0.5, None)])]
+
+
 def test_the_start_of_what_has_ended_is_not_told() -> None:
     state = new_state()
     run(state, row(1, "x", flags=4))

@@ -304,6 +304,7 @@ def test_cancel(fake: FakeCluster, client: Client, future: Future[int]) -> None:
     future.add_done_callback(lambda each: over.set())
     assert future.cancel()
     assert fake.expect(messages.Cancel).keys == ["x"]
+    assert fake.expect(messages.Fence).number == 1
     assert over.wait(30)
     assert (future.done(), future.cancelled(), future.status) == (True, True, "cancelling")
     fake.send(("cancelled", ["x"], "its client wanted it so"))

@@ -156,7 +156,9 @@ class Hub:
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
         self.later: list[Any] = []
-        self.loop = SimpleNamespace(call_soon=lambda *call: self.later.append(call))
+        self.loop = SimpleNamespace(
+            call_soon=lambda *call: self.later.append(call), call_later=lambda *call: SimpleNamespace(cancel=int)
+        )
 
     def now(self) -> float:
         return 100.0

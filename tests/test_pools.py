@@ -83,7 +83,7 @@ def test_a_pool_from_the_settings() -> None:
     assert treadle.get({"a": (thread_name,)}, "a").startswith("treadle-")
 
 
-@pytest.mark.parametrize("pool", [4, "threads", object(), [1]], ids=repr)
+@pytest.mark.parametrize("pool", [4, "threads", object(), [1]], ids=["number", "text", "object", "list"])
 def test_what_is_no_pool(pool: Any) -> None:
     with pytest.raises(PoolError, match=r"is not a pool: pass a concurrent\.futures\.Executor") as caught:
         treadle.get(DIAMOND, "d", pool=pool)

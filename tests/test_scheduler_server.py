@@ -175,6 +175,8 @@ async def test_questions_are_answered(site: Site) -> None:
     info = (await client.ask("info")).value
     assert info["address"] == site.server.address
     assert info["incarnation"] == "0" * 32
+    site.server.core.on_client("keeper-of-something", 0.0)
+    assert (await client.ask("info")).value["clients"] == ["client-1"]
     assert info["workers"]["worker-anna"]["nthreads"] == 3
     assert info["workers"]["worker-anna"]["resources"] == {"GPU": 1.0}
     client.say(*one_task())

@@ -7,10 +7,116 @@ from __future__ import annotations
 
 from simulation_parts import SUM, chain, flat, raised, started
 
+from treadle.core.records import ACTOR, ASYNCHRONOUS, STARTS
 from treadle.errors import InternalError, ProtocolError
 from treadle.testing.recording import UnexaminedError
 from treadle.testing.simulation import Costs, Run, SimulatedCluster, StalledError, checksum, constant, table
 from treadle.testing.simulation.storm import ACTIONS, Storm, random_actions
+
+# Tasks that step aside.
+
+
+def test_tasks_submit_tasks_and_wait_for_them_on_one_thread() -> None:
+    def behaviour(key: str, function: str, number: int) -> Run:
+        depth = key.count("/")
+        return Run(0.1, children={f"{key}/{index}": ("f", ()) for index in range(3)} if depth < 3 else {})
+
+    cluster, client = started(1, behaviour=behaviour)
+    futures = client.submit({"a": ("f", ()), "b": ("f", ())})
+    cluster.run_until_done()
+    assert {future.status for future in futures} == {"done"}
+    assert cluster.runs == dict.fromkeys(cluster.runs, 1)
+    assert len(cluster.runs) == 2 * (1 + 3 + 9 + 27)
+    assert abs(cluster.busy - 8.0) < 1e-6, "there was no time in which two ran, and none was lost"
+    assert 8.0 < cluster.now < 8.2
+
+
+def test_who_steps_aside_lets_another_run_and_goes_on_before_those_who_have_not_started() -> None:
+    cluster, client = started(1, behaviour=table({"a": Run(0.2, aside=0.1)}, Run(0.3)))
+    a, b, c = client.submit({"a": ("f", ()), "b": ("f", ()), "c": ("f", ())})
+    cluster.run_until(lambda: a.status == "done")
+    assert 0.5 < cluster.now < 0.51
+    assert (b.status, c.status) == ("done", "pending")
+    cluster.run_until_done()
+    assert 0.8 < cluster.now < 0.81
+
+
+def test_who_steps_aside_may_end_without_a_thread() -> None:
+    cluster, client = started(1, behaviour=table({"a": Run(0.2, aside=0.1, rejoins=False)}, Run(1.0)))
+    a, _ = client.submit({"a": ("f", ()), "b": ("f", ())})
+    cluster.run_until(lambda: a.status == "done")
+    assert 0.3 < cluster.now < 0.31
+
+
+def test_asynchronous_tasks_run_all_at_once_and_are_stopped_when_cancelled() -> None:
+    cluster, client = started(1, behaviour=constant(1.0))
+    futures = client.submit(flat(100), kind=ASYNCHRONOUS)
+    (busy,) = client.submit({"busy": ("f", ())})
+    cluster.run(0.5)
+    client.cancel([future.key for future in futures[:50]])
+    cluster.run(0.01)
+    assert not any(client.cancelling.values()), "the scheduler has answered"
+    cluster.run_until(lambda: busy.status == "done")
+    assert cluster.now < 1.01
+    cluster.run_until_done()
+    assert [future.status for future in futures] == ["cancelled"] * 50 + ["done"] * 50
+    assert cluster.now < 1.02
+
+
+def test_a_client_is_told_of_the_start() -> None:
+    cluster, client = started(1, behaviour=constant(1.0))
+    first, second = client.submit({"a": ("f", ()), "b": ("f", ())}, kind=STARTS)
+    cluster.run(0.5)
+    assert (first.started, second.started) == (True, False)
+    cluster.run(1.0)
+    assert second.started
+
+
+def test_an_actor_is_lost_with_its_worker_and_made_again_when_asked() -> None:
+    cluster, client = started(1)
+    (actor,) = client.submit({"actor": ("f", ())}, kind=ACTOR)
+    cluster.run_until_done()
+    other = cluster.add_worker(name="other")
+    (user,) = client.submit({"user": ("f", ("actor",))}, workers=["other"])
+    cluster.run_until_done()
+    assert "actor" in other.state.store
+    cluster.kill(cluster.workers["worker-0"])
+    cluster.run(3.0)
+    assert (actor.status, user.status) == ("failed", "done")
+    assert actor.error is not None
+    assert actor.error[3] == {"key": "actor", "worker": "worker-0", "actor": True}
+    assert "actor" not in other.state.store
+    client.retry(["actor"])
+    cluster.run_until_done()
+    assert (actor.status, actor.worker, cluster.runs["actor"]) == ("done", other.ident, 2)
+
+
+def test_who_cancels_by_force_cancels_for_all() -> None:
+    cluster, client = started(1, behaviour=constant(1.0))
+    other = cluster.add_client()
+    client.submit({"x": ("f", ())})
+    (future,) = other.submit({"x": ("f", ())})
+    cluster.run(0.5)
+    client.cancel(["x"], force=True)
+    cluster.run(0.1)
+    assert future.error is not None
+    assert future.error[0] == "cancelled"
+    assert client.cancelling == {"x": 1}, "it has not stopped yet"
+    cluster.run(0.5)
+    assert client.cancelling == {"x": 0}
+
+
+def test_a_failed_task_is_tried_again_by_one_of_two_clients() -> None:
+    cluster, client = started(1, behaviour=lambda key, function, number: Run(0.1, error="no" if number == 1 else None))
+    other = cluster.add_client()
+    (future,) = client.submit({"x": ("f", ())})
+    (same,) = other.submit({"x": ("f", ())})
+    cluster.run_until_done()
+    assert (future.status, same.status) == ("failed", "failed")
+    client.retry(["x"])
+    cluster.settle()
+    assert (future.status, same.status) == ("done", "done")
+
 
 # Results.
 
@@ -305,6 +411,22 @@ def test_a_task_that_only_waited_is_not_blamed() -> None:
     cluster.run_until_done()
     assert bad.status == "failed"
     assert {future.status for future in others} == {"done"}
+
+
+def test_a_task_whose_children_kill_its_worker_is_given_up_after_ten_deaths() -> None:
+    def behaviour(key: str, function: str, number: int) -> Run:
+        if key == "parent":
+            return Run(0.1, children={f"child {number}": ("f", ())})
+        return Run(0.01, kills=True)
+
+    cluster, client = started(1, behaviour=behaviour)
+    cluster.replacing = True
+    (parent,) = client.submit({"parent": ("f", ())})
+    cluster.run_until_done()
+    assert parent.status == "failed"
+    assert parent.error is not None
+    assert (parent.error[0], parent.error[3]["deaths"], parent.error[3]["away"]) == ("died", 10, True)
+    assert cluster.runs == {"parent": 10, **{f"child {number}": 1 for number in range(1, 11)}}
 
 
 def test_without_news_of_the_death_nobody_is_blamed() -> None:

@@ -488,6 +488,21 @@ def test_the_last_worker_leaves_by_force() -> None:
     assert [goal.problems for goal in stage.over] == [[]]
 
 
+def test_copies_of_an_actor_do_not_let_its_worker_leave() -> None:
+    stage = Stage(2)
+    first, second = stage.workers
+    stage.submit("actor", function=8, workers=["w0"])
+    stage.finish(first, "actor")
+    stage.submit("user", deps=("actor",), workers=["w1"])
+    stage.acquired(second, "actor")
+    stage.finish(second, "user")
+    stage.core.on_release(stage.client, ["user"], 0.0)
+    stage.retire(first)
+    assert [goal.problems for goal in stage.over] == [["actors cannot move, and it has 'actor'"]]
+    stage.retire(second)
+    assert stage.sent(second)[-1] == ("shutdown", "go"), "with a copy nothing is lost"
+
+
 def test_a_worker_with_an_actor_stays() -> None:
     stage = Stage(2)
     stage.submit("actor", function=8, workers=["w0"])

@@ -85,6 +85,15 @@ def test_a_task_that_killed_its_workers() -> None:
     unseen = unpack_error(("died", b"", "", {"deaths": 3}), "k")
     assert isinstance(unseen, KilledWorkerError)
     assert unseen.exitcode is None
+    assert not unseen.away
+
+
+def test_a_task_that_was_away_when_its_workers_were_killed() -> None:
+    info = {"key": "k", "deaths": 10, "exitcode": -9, "host": "h", "pid": 4, "log": "", "worker": "w", "away": True}
+    again = unpack_error(received(("died", b"", "", info)), "k")
+    assert isinstance(again, KilledWorkerError)
+    assert (again.deaths, again.away) == (10, True)
+    assert "10 workers died while it waited there, or was asynchronous; a task that it has submitted" in str(again)
 
 
 def test_scattered_data_that_is_lost() -> None:

@@ -80,7 +80,7 @@ def test_about_a_megabyte(value: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [None, 1, 1.5, "x", [], {}, set(), object(), threading.Lock(), int, numpy.ndarray, pandas.DataFrame, sum, sys],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_small_things_are_small(value: Any) -> None:
     assert 0 < sizeof(value) < 20_000

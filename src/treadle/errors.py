@@ -201,16 +201,27 @@ class KilledWorkerError(PeerError):
 
     ``key`` is the task, ``deaths`` how many workers died, ``exitcode`` the exit status of the last one (negative for a
     signal, None if nobody saw it end), ``host`` and ``pid`` where that was, ``log`` the last lines that it wrote.
+    ``away`` is true if the task occupied no thread then: it was asynchronous, or waited for something.
     """
 
-    def __init__(self, key: object, deaths: int, exitcode: int | None, host: str, pid: int, log: str = "") -> None:
+    def __init__(
+        self,
+        key: object,
+        deaths: int,
+        exitcode: int | None,
+        host: str,
+        pid: int,
+        log: str = "",
+        away: bool = False,
+    ) -> None:
         self.key = key
         self.deaths = deaths
         self.exitcode = exitcode
         self.host = host
         self.pid = pid
         self.log = log
-        super().__init__(key, deaths, exitcode, host, pid, log)
+        self.away = away
+        super().__init__(key, deaths, exitcode, host, pid, log, away)
 
     @property
     def signal(self) -> int | None:
@@ -222,8 +233,11 @@ class KilledWorkerError(PeerError):
     def __str__(self) -> str:
         hint = " SIGKILL often means that the system ran out of memory." if self.signal == _signal.SIGKILL else ""
         log = f"\nThe last lines of its log:\n{self.log}" if self.log else ""
+        when = "they ran it"
+        if self.away:
+            when = "it waited there, or was asynchronous; a task that it has submitted may have killed them"
         return (
-            f"the task {self.key!r} was given up: {self.deaths} workers died while they ran it. The last one "
+            f"the task {self.key!r} was given up: {self.deaths} workers died while {when}. The last one "
             f"(pid {self.pid} on {self.host}) {_how_it_ended(self.exitcode)}.{hint}{log}"
         )
 

@@ -73,8 +73,7 @@ class Fetcher:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        #: Keys that are being fetched, and those that were not where they were said to be.
-        self._wanted: set[str] = set()
+        #: Keys that were not where they were said to be.
         self._homeless: set[str] = set()
         #: By the address of a worker: the connection to it, and what is to be fetched from there.
         self._peers: dict[str, Peer] = {}
@@ -84,14 +83,16 @@ class Fetcher:
         self.lines = Lines(session)
 
     def __repr__(self) -> str:
-        return f"<Fetcher of {len(self._wanted)} keys from {len(self._peers)} workers>"
+        return f"<Fetcher of {len(self._session.registry.fetching)} keys from {len(self._peers)} workers>"
 
     def fetch(self, keys: Iterable[str]) -> None:
         """Fetch results, from any thread. Their futures are told when they are there."""
         wanted = list(keys)
 
         async def begin() -> None:
-            self._begin([key for key in wanted if key not in self._wanted])
+            with self._session.lock:
+                new = [key for key in wanted if key not in self._session.registry.fetching]
+            self._begin(new)
 
         self._session.start(begin)
 
@@ -129,11 +130,12 @@ class Fetcher:
         for key in keys:
             with session.lock:
                 places = [future._held for future in session.registry.of(key)]
-            place = next((each for each in places if type(each) is Place), None)
+                place = next((each for each in places if type(each) is Place), None)
+                if place is not None:
+                    session.registry.fetching[key] = place
             self._homeless.discard(key)
             if place is None:
                 continue  # it is here, or nobody needs it any more
-            self._wanted.add(key)
             queue = self._queues.get(place.address)
             if queue is None:
                 self._queues[place.address] = {key: place}
@@ -151,6 +153,8 @@ class Fetcher:
             del self._queues[address]
 
     async def _fetch_batch(self, address: str, batch: dict[str, Place]) -> None:
+        session = self._session
+        fetching = session.registry.fetching
         missing: list[str] = []
         try:
             peer = await self.peer(address)
@@ -158,18 +162,21 @@ class Fetcher:
         except (PeerError, OSError):
             missing = list(batch)
         else:
-            session = self._session
             taken = iter(buffers)
             with session.lock:
                 for key, count in answer.rows:
                     parts = list(itertools.islice(taken, count))
                     if not parts:
                         missing.append(key)
-                    elif key in batch:
+                    elif key in batch and fetching.get(key) is batch[key]:
                         refusal = read_refusal(parts)
                         session.registry.arrived(key, Parts(parts) if refusal is None else Failure(key, refusal))
         finally:
-            self._wanted.difference_update(batch)
+            with session.lock:
+                current = {key for key, place in batch.items() if fetching.get(key) is place}
+                for key in current:
+                    del fetching[key]
+            missing = [key for key in missing if key in current]
             self._homeless.update(missing)
         if missing:
             await self._report(missing, batch)

@@ -3,6 +3,10 @@
 A key may have several futures, made by submissions of the same pure task. They are held weakly: when the last one is
 gone, the key is released. A future that goes may do so anywhere, in any thread, inside of any other call; so all that
 it does is to leave its key in ``gone``, which needs no lock.
+
+A released key may be used again at once, for another task even, while the scheduler has news of the old one on their
+way to us. So a fence follows each release: a number that the scheduler sends back after all that it had to say before.
+Until then, what is said of these keys is old.
 """
 
 from __future__ import annotations
@@ -10,16 +14,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import ref
 
 from treadle.client.future import FINISHED, PENDING, Failure, Future, Place
 from treadle.client.outbox import Options, Outbox, Row
 
-__all__ = ["Registry", "Unsettled"]
+__all__ = ["UNFENCED", "Registry", "Unsettled"]
 
 #: Futures that somebody may watch by the standard library's means, and what has become of them.
 Unsettled: TypeAlias = "list[tuple[Future[Any], Any]]"
+
+
+#: A fence costs both sides a message. There is one when a key is released and asked for again, and when so many were
+#: released.
+UNFENCED: Final = 1000
 
 
 class Registry:
@@ -30,9 +39,20 @@ class Registry:
         self.outbox = Outbox()
         self.futures: dict[str, list[ref[Future[Any]]] | ref[Future[Any]]] = {}
         self.gone: deque[str] = deque()
-        #: Futures that were cancelled and whose tasks may not have stopped, by key: a list for each answer that is to
-        #: come. It is old news for later futures of the key.
-        self.cancelling: dict[str, list[list[ref[Future[Any]]]]] = {}
+        #: Keys that were released, and the number of the fence before which all news of them are old.
+        self.releasing: dict[str, int] = {}
+        #: Those of them whose fence is yet to be sent.
+        self.unfenced: list[str] = []
+        #: The fences that have not come back, and the keys behind each of them.
+        self.fences: deque[tuple[int, list[str]]] = deque()
+        #: The numbers of the last fence that was sent, and of the last one that came back.
+        self.fence = 0
+        self.passed = 0
+        #: Results that are being fetched, and from where. What arrives for a key that was released meanwhile is old.
+        self.fetching: dict[str, Place] = {}
+        #: Futures that were cancelled and whose tasks may not have stopped, by key: for each answer that is to come,
+        #: the fence after the cancellation, and the futures. It is old news for later futures of the key.
+        self.cancelling: dict[str, list[tuple[int, list[ref[Future[Any]]]]]] = {}
 
     def __repr__(self) -> str:
         return f"<Registry of {len(self.futures)} keys>"
@@ -57,6 +77,8 @@ class Registry:
         """
         known = self.futures
         keys = [future.key for future in futures]
+        if self.unfenced and not self.releasing.keys().isdisjoint(keys):
+            self._fence()
         into = self.outbox.open(options, linked)
         if known.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
             known.update(zip(keys, map(ref, futures)))
@@ -64,7 +86,7 @@ class Registry:
             return
         for future, row in zip(futures, rows):
             if not self.join(future):
-                # To join may have sent a release, which has to come between the tasks before and this one.
+                # To join may have sent releases, which have to come between the tasks before and this one.
                 self.outbox.open(options, linked).append(row)
 
     def submit_one(self, future: Future[Any], row: Row, options: Options) -> None:
@@ -73,6 +95,7 @@ class Registry:
             if self.join(future):
                 return
         else:
+            self._guard(key)
             self.futures[key] = ref(future)
         self.outbox.open(options, bool(row[3])).append(row)
 
@@ -81,8 +104,12 @@ class Registry:
         key = future.key
         twins = self.of(key)
         if not twins:
-            if key in self.futures:
-                self.outbox.add("release", [key])  # the futures that wanted it have gone just now
+            if key in self.futures:  # those that wanted it have gone just now, and perhaps have not said so
+                dropped = self.sweep()
+                if self.futures.pop(key, None) is not None:
+                    dropped.append(key)
+                self.release(dropped)
+            self._guard(key)
             self.futures[key] = ref(future)
             return False
         self.futures[key] = [*map(ref, twins), ref(future)]
@@ -113,10 +140,36 @@ class Registry:
     def take(self) -> list[tuple[Any, ...]]:
         """The messages that are to be sent now."""
         dropped = self.sweep() if self.gone else None
-        messages = self.outbox.take()
         if dropped:
-            messages.append(("release", dropped))
-        return messages
+            self.release(dropped)
+        return self.outbox.take()
+
+    def release(self, keys: list[str]) -> None:
+        """Want these no more: they have no futures."""
+        self.outbox.add("release", keys)
+        self._close_off(keys)
+
+    def _close_off(self, keys: list[str]) -> None:
+        """No news of these keys are wanted, before those that follow a fence after what was said last."""
+        self.unfenced.extend(keys)
+        self.releasing.update(dict.fromkeys(keys, self.fence + 1))
+        if self.fetching:
+            for key in keys:
+                self.fetching.pop(key, None)
+        if len(self.unfenced) >= UNFENCED:
+            self._fence()
+
+    def _guard(self, key: str) -> None:
+        """A key is about to be asked for again: if it was released, a fence has to come between."""
+        if self.unfenced and self.releasing.get(key, 0) > self.fence:
+            self._fence()
+
+    def _fence(self) -> None:
+        """Have the scheduler say, among its news, when it has read all that was said so far."""
+        self.fence += 1
+        self.outbox.add("fence", self.fence)
+        self.fences.append((self.fence, self.unfenced))
+        self.unfenced = []
 
     # Out
 
@@ -126,11 +179,12 @@ class Registry:
         :returns: futures that have to be settled without the lock, and keys that were done before.
         """
         known = self.futures
+        releasing = self.releasing
         later: Unsettled = []
         moved: list[str] = []
         for key, nbytes, packed, worker, address in rows:
             entry = known.get(key)
-            if entry is None:
+            if entry is None or (releasing and key in releasing):
                 continue
             held: Any = Place(nbytes, worker, address) if packed is None else packed
             for each in entry if isinstance(entry, list) else (entry,):
@@ -160,13 +214,16 @@ class Registry:
     def started(self, keys: Iterable[str]) -> None:
         """These are being executed now."""
         for key in keys:
-            for future in self.of(key):
-                future._running = True
+            if key not in self.releasing:
+                for future in self.of(key):
+                    future._running = True
 
     def failed(self, rows: Iterable[tuple[str, str, Any]]) -> Unsettled:
         """Take errors. Returns futures that have to be settled without the lock."""
         later: Unsettled = []
         for key, culprit, error in rows:
+            if key in self.releasing:
+                continue
             cancelled = error[0] == "cancelled"
             failure = None if cancelled else Failure(culprit, error)
             for future in self.of(key):
@@ -206,19 +263,31 @@ class Registry:
     def cancelled(self, keys: Iterable[str], reason: str = "") -> Unsettled:
         """The scheduler has cancelled these. Returns futures that have to be settled without the lock."""
         later: Unsettled = []
+        dropped: list[str] = []
         for key in keys:
-            answers = self.cancelling.get(key)
-            if answers:
-                self._stopped(answers.pop(0))
-                if not answers:
-                    del self.cancelling[key]
+            if self._answers(key) or key in self.releasing or key not in self.futures:
                 continue
             for future in self.of(key):
                 if reason:
                     future._reason = f"{key!r} was cancelled: {reason}"
                 self._settle(future, None, later)
-            self.futures.pop(key, None)
+            del self.futures[key]
+            dropped.append(key)
+        if dropped:
+            self.release(dropped)  # they may have been wanted once more while this was on its way
         return later
+
+    def _answers(self, key: str) -> bool:
+        """Take the news that a key is cancelled as the answer to a cancellation. False if it cannot be one."""
+        answers = self.cancelling.get(key)
+        # One that was sent before the fence that precedes the cancellation was sent before it was known.
+        if answers is None or answers[0][0] > self.passed + 1:
+            return False
+        _, futures = answers.pop(0)
+        self._stopped(futures)
+        if not answers:
+            del self.cancelling[key]
+        return True
 
     def _stopped(self, cancelled: list[ref[Future[Any]]]) -> None:
         for each in cancelled:
@@ -242,11 +311,21 @@ class Registry:
                     future._reason = reason
                     self._settle(future, None, later)
                 del self.futures[key]
-                self.cancelling.setdefault(key, []).append(list(map(ref, futures)))
+                self.cancelling.setdefault(key, []).append((self.fence + 1, list(map(ref, futures))))
                 dropped.append(key)
         if dropped:
             self.outbox.add("cancel", dropped, *([True] if force else []))
+            self._close_off(dropped)
+            self._fence()
         return later
+
+    def fenced(self, number: int) -> None:
+        """A fence has come back: what was released before it has no old news any more."""
+        self.passed = number
+        while self.fences and self.fences[0][0] <= number:
+            for key in self.fences.popleft()[1]:
+                if self.releasing.get(key, number + 1) <= number:
+                    del self.releasing[key]
 
     def end(self, error: BaseException | None) -> Unsettled:
         """Nothing more will come: what is pending fails with ``error``, or is cancelled.
@@ -259,9 +338,12 @@ class Registry:
                 if future._state == PENDING or type(future._held) is Place:
                     self._settle(future, error, later)
         for answers in self.cancelling.values():
-            for each in answers:
-                self._stopped(each)
+            for _, futures in answers:
+                self._stopped(futures)
         self.cancelling.clear()
+        self.releasing.clear()
+        self.fences.clear()
+        self.unfenced.clear()
         self.futures.clear()
         self.gone.clear()
         self.outbox = Outbox()

@@ -337,6 +337,10 @@ class Session:
                     later = self.registry.cancelled(message.keys, message.reason)
                 self.settle(later)
                 self.fetcher.resume(message.keys)
+                self.nudge()
+            elif kind is messages.Fence:
+                with self.lock:
+                    self.registry.fenced(message.number)
             elif kind is messages.TasksStarted:
                 with self.lock:
                     self.registry.started(message.keys)

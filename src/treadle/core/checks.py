@@ -84,6 +84,8 @@ def _check_need(task: Task, wrong_state: InternalError) -> None:
         raise wrong_state
     if state == ERRED and task.failure is None:
         raise wrong_state
+    if state != ERRED and not task.whole:
+        raise wrong_state
 
 
 def _check_queues(ledger: Ledger, placement: Placement, workers: dict[str, Worker]) -> None:

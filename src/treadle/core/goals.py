@@ -213,7 +213,7 @@ class Retirement(Goal):
     def survey(self) -> None:
         """Find the results that only this worker holds, or others that are about to leave."""
         for task in self.worker.held:
-            if task in self.given_up or stays(task):
+            if task in self.given_up or stays(task, self.worker):
                 continue
             if task.group.kind & ACTOR:
                 self.give_up(task, "actors cannot move, and it has")
@@ -223,7 +223,7 @@ class Retirement(Goal):
             self.look_at_all()
 
     def look(self, task: Task, candidates: Candidates) -> None:
-        if task.state != MEMORY or self.worker not in task.holders or stays(task):
+        if task.state != MEMORY or self.worker not in task.holders or stays(task, self.worker):
             self.drop(task, "")
         elif not candidates.members:
             self.give_up(task, "there is no other worker to take")
@@ -311,8 +311,10 @@ def room(worker: Worker) -> float:
     return float(worker.memory_limit) if worker.memory_limit else ROOM
 
 
-def stays(task: Task) -> bool:
-    """True if somebody holds it who is not about to leave."""
+def stays(task: Task, without: Worker) -> bool:
+    """True if a result stays without that worker, since somebody holds it who is not about to leave."""
+    if task.group.kind & ACTOR:
+        return not task.only_at(without)
     for worker in task.holders:  # noqa: SIM110 - compiled, a generator would be slower
         if not worker.barred:
             return True

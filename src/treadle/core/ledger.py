@@ -13,10 +13,12 @@ from treadle.core.placement import Placement
 from treadle.core.records import ACTOR, NO_CLIENTS, NO_TASKS, NO_WORKERS, Client, Failure, Group, Task, Worker
 from treadle.core.states import ERRED, FORGOTTEN, MEMORY, PROCESSING, QUEUED, RELEASED, WAITING
 
-__all__ = ["MAX_DEATHS", "Ledger"]
+__all__ = ["MAX_ABSENCES", "MAX_DEATHS", "Ledger"]
 
 #: A task is given up when so many workers have died while they executed it.
 MAX_DEATHS: Final = 3
+#: It is given up, too, when so many have died while it was away on them: it may be what it waits for that kills them.
+MAX_ABSENCES: Final = 10
 
 
 @final
@@ -171,7 +173,7 @@ class Ledger:
             self.loose.append(dep)
 
     def drop_results(self, task: Task) -> None:
-        """Have all holders drop the result of a task."""
+        """Have all holders drop the result of a task, or their copies of what is lost."""
         for worker in task.holders:
             del worker.held[task]
             worker.nbytes -= task.nbytes
@@ -180,18 +182,20 @@ class Ledger:
                 self.placement.mark(worker)
         task.holders = NO_WORKERS
 
-    def unhold(self, worker: Worker, task: Task) -> bool:
-        """The worker does not hold the result any more. True if nobody does."""
+    def unhold(self, worker: Worker, task: Task) -> None:
+        """The worker does not hold the result any more, which is lost if that was the last holder, or made an actor."""
+        lost = task.only_at(worker)
         del worker.held[task]
         worker.nbytes -= task.nbytes
         task.holders.remove(worker)
-        return not task.holders
+        if lost:
+            self.lose(task, worker)
 
     def lose(self, task: Task, worker: Worker) -> None:
-        """The last holder of a result is gone: who waited for it waits again, and it is computed again if needed."""
+        """A result is gone with a worker: who waited for it waits again, and it is computed again if needed."""
         if self.tended:
             self.stirred.append(task)
-        task.holders = NO_WORKERS
+        self.drop_results(task)
         task.move(RELEASED)
         for dependent in task.dependents:
             if dependent.state == WAITING:
@@ -329,7 +333,7 @@ class Ledger:
     # -- news for clients ----------------------------------------------------------------------------------------
 
     def say_done(self, client: Client, task: Task) -> None:
-        worker = task.holders[-1]
+        worker = task.holders[0 if task.group.kind & ACTOR else -1]
         client.add("done", (task.key, task.nbytes, None, worker.ident, worker.address))
         self.placement.mark(client)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, final
 
-from treadle.core.records import ANYWHERE, ASYNCHRONOUS, PURE, Cohort, Needs, Peer, Pool, Task, Worker
+from treadle.core.records import ACTOR, ANYWHERE, ASYNCHRONOUS, PURE, Cohort, Needs, Peer, Pool, Task, Worker
 from treadle.core.states import PROCESSING, QUEUED
 from treadle.errors import InternalError
 
@@ -327,7 +327,7 @@ class Placement:
         return (
             dep.nbytes > REMAKE_BYTES
             and group.kind & PURE != 0
-            and not group.kind & ASYNCHRONOUS
+            and not group.kind & (ASYNCHRONOUS | ACTOR)
             and dep.payload is not None
             and not dep.deps
             and dep.needs is ANYWHERE

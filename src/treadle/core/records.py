@@ -171,9 +171,13 @@ class Task:
         self.home: Worker | None = None
         #: The run of neighbours that this task belongs to until it is drawn.
         self.cohort: Cohort | None = None
+        #: False if a dependency had been released before it was submitted: then it can never run.
+        self.whole: bool = True
         self.retries: int = 0
         #: How many workers died while they executed it.
         self.deaths: int = 0
+        #: How many workers died while it was away on them.
+        self.absences: int = 0
         #: Why it is erred, and the key of the task that failed first.
         self.failure: Failure | None = None
         self.culprit: str = ""
@@ -197,6 +201,10 @@ class Task:
 
     def needed(self) -> bool:
         return self.users > 0 or len(self.clients) > 0
+
+    def only_at(self, worker: Worker) -> bool:
+        """True if the result, which the worker holds, is lost without it: copies of an actor only refer to it."""
+        return len(self.holders) == 1 or (self.group.kind & ACTOR != 0 and self.holders[0] is worker)
 
     def describe(self) -> str:
         """All that is known of the task, for a report."""

@@ -14,9 +14,9 @@ from typing import Any, Final, final
 from treadle.core.checks import check
 from treadle.core.explaining import explain
 from treadle.core.goals import Goal
-from treadle.core.ledger import MAX_DEATHS, Ledger
+from treadle.core.ledger import MAX_ABSENCES, MAX_DEATHS, Ledger
 from treadle.core.placement import LEVEL, Placement, place
-from treadle.core.records import ANYWHERE, NO_CLIENTS, PURE, Client, Failure, Group, Needs, Peer, Task, Worker
+from treadle.core.records import ACTOR, ANYWHERE, NO_CLIENTS, PURE, Client, Failure, Group, Needs, Peer, Task, Worker
 from treadle.core.states import ERRED, FORGOTTEN, MEMORY, NAMES, PROCESSING, QUEUED, RELEASED, WAITING
 from treadle.core.stewardship import Stewardship
 from treadle.errors import ProtocolError
@@ -118,7 +118,7 @@ class Scheduler:
             return
         self.placement.now = now
         self.lose_worker(worker)
-        self.bury(worker, [], None, 0, "")
+        self.bury(worker)
         self.end()
 
     def on_worker_lost(self, worker: Worker, now: float) -> None:
@@ -132,7 +132,8 @@ class Scheduler:
             self.lost[worker] = None
         else:
             suspects = [attempt for attempt in worker.processing if attempt not in worker.away]
-            self.bury(worker, suspects if len(suspects) <= worker.nthreads else [], None, 0, "")
+            self.blame(worker, suspects if len(suspects) <= worker.nthreads else [], None, 0, "")
+            self.bury(worker)
         self.end()
 
     def on_worker_died(
@@ -145,7 +146,8 @@ class Scheduler:
         self.placement.now = now
         if not worker.lost:
             self.lose_worker(worker)
-        self.bury(worker, executing, exitcode, pid, log)
+        self.blame(worker, executing, exitcode, pid, log)
+        self.bury(worker)
         self.end()
 
     def lose_worker(self, worker: Worker) -> None:
@@ -159,35 +161,49 @@ class Scheduler:
         worker.nbytes = 0
         gone: list[Task] = []
         for task in held:
-            task.holders.remove(worker)
-            if not task.holders:
+            if task.only_at(worker):
                 gone.append(task)
+            task.holders.remove(worker)
         for task in gone:
             self.ledger.lose(task, worker)
         self.steward.lose(worker)
 
-    def bury(self, worker: Worker, executing: list[int], exitcode: int | None, pid: int, log: str) -> None:
-        """Let others run what a lost worker had to do; what it was executing gets the blame."""
-        self.lost.pop(worker, None)
-        del self.workers[worker.ident]
+    def blame(self, worker: Worker, executing: list[int], exitcode: int | None, pid: int, log: str) -> None:
+        """A worker has died: give up what was executing, or away, when too many others died."""
         blamed = set(executing)
+        info: dict[str, Any] = {
+            "exitcode": exitcode,
+            "host": worker.host,
+            "pid": pid,
+            "worker": worker.name,
+            "log": log,
+        }
         for attempt, task in list(worker.processing.items()):
-            self.placement.unassign(worker, task)
             if attempt in blamed:
                 task.deaths += 1
-                if task.deaths >= MAX_DEATHS:
-                    info = {
-                        "key": task.key,
-                        "deaths": task.deaths,
-                        "exitcode": exitcode,
-                        "host": worker.host,
-                        "pid": pid,
-                        "worker": worker.name,
-                        "log": log,
-                    }
-                    text = f"{task.deaths} workers died while they ran {task.key!r}, {worker.name!r} was the last one"
-                    self.ledger.fail(task, ("died", b"", text, info), task.key)
+                if task.deaths < MAX_DEATHS:
                     continue
+                text = f"{task.deaths} workers died while they ran {task.key!r}, {worker.name!r} was the last one"
+                details = {**info, "key": task.key, "deaths": task.deaths}
+            elif attempt in worker.away:
+                task.absences += 1
+                if task.absences < MAX_ABSENCES:
+                    continue
+                text = (
+                    f"{task.absences} workers died while {task.key!r} waited there and occupied no thread, "
+                    f"{worker.name!r} was the last one. What it has submitted may have killed them."
+                )
+                details = {**info, "key": task.key, "deaths": task.absences, "away": True}
+            else:
+                continue
+            self.ledger.fail(task, ("died", b"", text, details), task.key)
+
+    def bury(self, worker: Worker) -> None:
+        """Let others run what a lost worker had to do."""
+        self.lost.pop(worker, None)
+        del self.workers[worker.ident]
+        for task in list(worker.processing.values()):
+            self.placement.unassign(worker, task)
             self.ledger.wait_again(task, False)
 
     # -- what workers say ----------------------------------------------------------------------------------------
@@ -210,9 +226,7 @@ class Scheduler:
             if seconds > 0.0:  # else the worker had it already
                 task.group.learn(seconds, nbytes)
             ledger.finish(task, worker, nbytes, result)
-        placement.touch(worker)
-        placement.weigh(worker)
-        self.end()
+        self.reweigh(worker, now)
 
     def on_failed(self, worker: Worker, attempt: int, seconds: float, error: Failure, now: float) -> None:
         """A task has raised."""
@@ -231,9 +245,7 @@ class Scheduler:
                 self.ledger.wait_again(task, False)
             else:
                 self.ledger.fail(task, error, task.key)
-        placement.touch(worker)
-        placement.weigh(worker)
-        self.end()
+        self.reweigh(worker, now)
 
     def late(self, worker: Worker, attempt: int, finished: bool) -> None:
         """News of an attempt that the worker is not processing, as far as we know."""
@@ -267,48 +279,47 @@ class Scheduler:
             if attempt in worker.processing:
                 raise ProtocolError(f"attempt {attempt} stopped, and nobody had cancelled it")
             self.late(worker, attempt, False)
-        self.placement.touch(worker)
-        self.placement.weigh(worker)
-        self.end()
+        self.reweigh(worker, now)
 
     def on_seceded(self, worker: Worker, attempts: list[int], now: float) -> None:
         """These have given up their threads while they wait for something."""
-        if worker.lost:
-            return
-        self.judge_attempts(worker, attempts)
-        self.placement.now = now
-        for attempt in attempts:
-            self.placement.step_aside(worker, attempt)
-        self.placement.touch(worker)
-        self.placement.weigh(worker)
-        self.end()
+        placement = self.placement
+        for attempt in self.judged(worker, attempts):
+            placement.step_aside(worker, attempt)
+        self.reweigh(worker, now)
 
     def on_rejoined(self, worker: Worker, attempts: list[int], now: float) -> None:
         """These have threads again."""
-        if worker.lost:
-            return
-        self.judge_attempts(worker, attempts)
-        self.placement.now = now
-        for attempt in attempts:
-            self.placement.step_back(worker, attempt)
-        self.placement.weigh(worker)
+        placement = self.placement
+        for attempt in self.judged(worker, attempts):
+            placement.step_back(worker, attempt)
+        self.reweigh(worker, now)
 
     def on_started(self, worker: Worker, attempts: list[int], now: float) -> None:
         """These are being executed now."""
-        if worker.lost:
-            return
-        self.judge_attempts(worker, attempts)
-        for attempt in attempts:
+        for attempt in self.judged(worker, attempts):
             task = worker.processing.get(attempt)
             if task is not None:
                 for client in task.clients:
                     client.add("started", task.key)
                     self.placement.mark(client)
 
-    def judge_attempts(self, worker: Worker, attempts: list[int]) -> None:
+    def judged(self, worker: Worker, attempts: list[int]) -> list[int]:
+        """The attempts that a worker has news of, which must have been given to it; none if it is lost."""
+        if worker.lost:
+            return []
         for attempt in attempts:
             if attempt > worker.attempts or attempt < 1:
                 raise ProtocolError(f"attempt {attempt} was never given to this worker")
+        return attempts
+
+    def reweigh(self, worker: Worker, now: float) -> None:
+        """The load of a worker has changed."""
+        placement = self.placement
+        placement.now = now
+        placement.touch(worker)
+        placement.weigh(worker)
+        self.end()
 
     def on_returned(self, worker: Worker, attempts: list[int], now: float) -> None:
         """Recalled attempts that the worker has given back, not started."""
@@ -341,7 +352,11 @@ class Scheduler:
             if task is not None and task.state == MEMORY:
                 if worker not in task.holders:
                     ledger.hold(worker, task)
-            elif task is not None and (task.state == WAITING or task.state == QUEUED):
+            elif (
+                task is not None
+                and (task.state == WAITING or task.state == QUEUED)
+                and not task.group.kind & ACTOR  # of which this was one that is lost
+            ):
                 # It was lost elsewhere, and is to be computed again: not any more.
                 if task.state == QUEUED:
                     self.placement.withdraw(task)
@@ -374,8 +389,7 @@ class Scheduler:
             if holder is not None and holder in task.holders:  # perhaps the worker itself, which was to drop it
                 holder.add("release", key)
                 self.placement.mark(holder)
-                if self.ledger.unhold(holder, task):
-                    self.ledger.lose(task, holder)
+                self.ledger.unhold(holder, task)
             if task.holders:
                 worker.add("where", place(task))
                 self.placement.mark(worker)
@@ -512,6 +526,7 @@ class Scheduler:
                 known = self.tasks.get(dep)
                 if known is None:
                     text = f"{task.key!r} depends on {dep!r}, which has been released"
+                    task.whole = False
                     failure: Failure = ("lost", b"", text, {"key": dep, "worker": ""})
                     self.ledger.fail(task, failure, task.key)
                 else:
@@ -598,17 +613,20 @@ class Scheduler:
             if task is None or task not in client.wants:
                 client.send(("cancelled", [key], "it has been released"))
                 self.placement.mark(client)
-            elif task.state == ERRED:
+            elif task.state == ERRED and task.whole:
                 stack.append(task)
+            elif task.state == ERRED:
+                self.ledger.say_failed(client, task)
             elif task.state == MEMORY:
                 self.ledger.say_done(client, task)
         while stack:
             task = stack.pop()
-            if task.state == ERRED:
+            if task.state == ERRED and task.whole:
                 task.move(RELEASED)
                 task.failure = None
                 task.culprit = ""
                 task.deaths = 0
+                task.absences = 0
                 stack.extend(task.deps)
                 if task.needed():
                     self.ledger.to_start.append(task)
@@ -658,10 +676,15 @@ class Scheduler:
             if task is None or task not in client.wants or task.state != MEMORY:
                 continue  # it will hear when there is news
             worker = task.holders[-1]
-            if worker.ident == ident and len(task.holders) > 1:
+            if task.group.kind & ACTOR or (worker.ident == ident and len(task.holders) > 1):
                 worker = task.holders[0]
             client.add("done", (key, task.nbytes, None, worker.ident, worker.address))
             self.placement.mark(client)
+
+    def on_fence(self, client: Client, number: int) -> None:
+        """The client wants to know when it has all news of before this."""
+        client.send(("fence", number))
+        self.placement.mark(client)
 
     # -- what is asked for -----------------------------------------------------------------------------------------
 
@@ -755,7 +778,7 @@ class Scheduler:
         placement.now = now
         for worker in list(self.lost):
             if now - worker.lost_at > OBITUARY:
-                self.bury(worker, [], None, 0, "")
+                self.bury(worker)
         for needs in list(placement.needy):
             if needs.workers:
                 placement.call_worker_for(needs)
@@ -787,7 +810,7 @@ class Scheduler:
         ]
 
     def info(self) -> dict[str, Any]:
-        """Workers and counts, as a dict of simple values."""
+        """Workers, counts and figures, as a dict of simple values."""
         workers: dict[str, Any] = {}
         for ident, worker in self.workers.items():
             if not worker.lost:
@@ -812,7 +835,6 @@ class Scheduler:
                 counts[NAMES[state]] += group.counts[state]
         return {
             "workers": workers,
-            "clients": list(self.clients),
             "tasks": counts,
             "bandwidth": self.placement.bandwidth,
         }

@@ -63,7 +63,7 @@ from typing import Any, Final, final
 from treadle.core.worker_data import ABSENT, FETCHING, GONE, QUEUED, Datum, Fetching, Place
 from treadle.errors import ProtocolError
 
-__all__ = ["ALONG", "ASYNCHRONOUS", "STARTS", "Job", "WorkerState"]
+__all__ = ["ACTOR", "ALONG", "ASYNCHRONOUS", "STARTS", "Job", "WorkerState"]
 
 #: Attempt, key, order, function, payload, keys of the dependencies, flags.
 RunRow = tuple[int, str, int, int, bytes, list[str], int]
@@ -83,10 +83,11 @@ OVER: Final = 4
 
 STATE_NAMES: Final = ["waiting", "ready", "executing", "cancelled", "over"]
 
-#: What the flags of a task say: send a small result along, it is asynchronous, tell when it starts.
+#: What the flags of a task say: send a small result along, it is asynchronous, tell when it starts, it makes an actor.
 ALONG: Final = 1
 ASYNCHRONOUS: Final = 2
 STARTS: Final = 4
+ACTOR: Final = 8
 
 NO_KEYS: Final[list[str]] = []
 NO_VALUES: Final[list[Any]] = []
@@ -114,7 +115,7 @@ class Job:
         self.fid: Final = fid
         self.payload: bytes = payload
         self.deps: Final = deps
-        #: A sum of ALONG, ASYNCHRONOUS, STARTS.
+        #: A sum of ALONG, ASYNCHRONOUS, STARTS, ACTOR.
         self.flags: Final = flags
         self.state: int = READY
         #: If executing: it occupies no thread.
@@ -192,7 +193,7 @@ class WorkerState:
                 )
             self.check_function(fid, key)
             self.last_attempt = attempt
-            if key in self.store:
+            if key in self.store and not flags & ACTOR:
                 self.report_finished(attempt, self.store[key][1], 0.0, None)
                 continue
             job = Job(attempt, key, order, fid, payload, deps, flags)
@@ -348,32 +349,20 @@ class WorkerState:
 
         :param packed: the result itself, if it is to be sent along.
         """
-        if not job.away:
-            self.executing -= 1
-        attempt = job.attempt
-        if job.state == CANCELLED:
-            self.end_cancelled(job)
+        if not self.leave(job):
             return
-        job.state = OVER
         self.hold(job.key, value, nbytes)
-        if attempt:
-            del self.jobs[attempt]
-            self.report_finished(attempt, nbytes, seconds, packed)
+        if job.attempt:
+            self.report_finished(job.attempt, nbytes, seconds, packed)
         else:
             self.post(("acquired", [(job.key, nbytes)]))
 
     def on_failure(self, job: Job, seconds: float, error: Any) -> None:
         """Take the packed error of a job."""
-        if not job.away:
-            self.executing -= 1
-        attempt = job.attempt
-        if job.state == CANCELLED:
-            self.end_cancelled(job)
+        if not self.leave(job):
             return
-        job.state = OVER
-        if attempt:
-            del self.jobs[attempt]
-            self.post(("failed", attempt, seconds, error))
+        if job.attempt:
+            self.post(("failed", job.attempt, seconds, error))
             return
         datum = self.awaited[job.key]
         datum.remake = None
@@ -535,11 +524,18 @@ class WorkerState:
         elif job.state == EXECUTING:
             job.state = CANCELLED
 
-    def end_cancelled(self, job: Job) -> None:
+    def leave(self, job: Job) -> bool:
+        """A job has ended. False if it was cancelled, so that nobody cares how."""
+        if not job.away:
+            self.executing -= 1
+        cancelled = job.state == CANCELLED
         job.state = OVER
-        if job.attempt:
-            del self.jobs[job.attempt]
-            self.post(("stopped", [job.attempt]))
+        attempt = job.attempt
+        if attempt:
+            del self.jobs[attempt]
+            if cancelled:
+                self.post(("stopped", [attempt]))
+        return not cancelled
 
     def begin(self, job: Job) -> None:
         job.state = EXECUTING

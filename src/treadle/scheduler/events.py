@@ -57,6 +57,10 @@ def _client_missing(core: Scheduler, client: Client, message: messages.ClientMis
     core.on_client_missing(client, message.rows, now)
 
 
+def _fence(core: Scheduler, client: Client, message: messages.Fence, now: float) -> None:
+    core.on_fence(client, message.number)
+
+
 def _finished(core: Scheduler, worker: Worker, message: messages.Finished, now: float) -> None:
     core.on_finished(worker, message.rows, now)
 
@@ -111,6 +115,7 @@ FROM_CLIENT: Final[Mapping[type[messages.Message], Handler]] = {
     messages.Retry: _retry,
     messages.Placed: _placed,
     messages.ClientMissing: _client_missing,
+    messages.Fence: _fence,
 }
 
 #: Without :class:`~treadle.wire.messages.Leaving`, which is about the connection, and what is for services.

@@ -1,7 +1,8 @@
 """What has come and gone: what is needed to tell the story of a task, kept until there is too much of it.
 
-Nothing is looked at when it happens. A message leaves a note that refers to what it held in columns (keys, attempts,
-durations), without arguments and results; which task an attempt belonged to is found out when somebody asks.
+Nothing is looked at when it happens. Batches of messages are put by, and notes are taken of many at a time. A message
+leaves a note that refers to what it held in columns (keys, attempts, durations), without arguments and results; which
+task an attempt belonged to is found out when somebody asks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -19,6 +20,8 @@ from treadle.scheduler.services import Ask, Inquiry, Service
 from treadle.wire import messages
 
 if TYPE_CHECKING:
+    import asyncio
+
     from treadle.scheduler.members import Member
     from treadle.scheduler.services import Hub
 
@@ -29,6 +32,11 @@ LIMIT: Final = 64 << 20
 #: Bytes of a note, and of each task in it: its key, an attempt, two numbers, and their places in lists.
 _NOTE: Final = 300
 _ROW: Final = 200
+#: Batches wait for notes to be taken of them until there are so many, or one is about more than a few tasks (whose
+#: arguments and results are not to be kept), or so many seconds have passed.
+FRESH: Final = 64
+FEW: Final = 8
+PAUSE: Final = 0.25
 #: Seconds for which a search may hold up everything else.
 _SLICE: Final = 0.005
 #: Characters that are kept of an error.
@@ -116,6 +124,37 @@ _WENT: Final[Mapping[str, Callable[[Any], _Read]]] = {
     "cancel": lambda attempts: ("told to stop", tuple(attempts), (), ()),
 }
 
+
+class _Kinds(Protocol):
+    """How to read the messages of one direction."""
+
+    def size(self, message: Any) -> int:
+        """About how many tasks a message is about."""
+
+    def read(self, message: Any) -> _Read | None: ...
+
+
+class _Came:
+    def size(self, message: Any) -> int:
+        return len(message.keys) if type(message) is messages.Submit else 0
+
+    def read(self, message: Any) -> _Read | None:
+        take = _CAME.get(type(message))
+        return None if take is None else take(message)
+
+
+class _Went:
+    def size(self, message: Any) -> int:
+        return len(message[1]) if message[0] == "run" else 0
+
+    def read(self, message: Any) -> _Read | None:
+        put = _WENT.get(message[0])
+        return None if put is None else put(message[1])
+
+
+_CAME_KINDS: Final = _Came()
+_WENT_KINDS: Final = _Went()
+
 #: What names attempts.
 _OF_ATTEMPTS: Final = frozenset(
     ("finished", "failed", "stopped", "given back", "started", "seceded", "rejoined", "recalled", "told to stop")
@@ -140,6 +179,9 @@ class Journal(Service):
         self._limit: Final = limit
         self._notes: Final[deque[_Raw]] = deque()
         self._size = 0
+        #: Batches of which no notes were taken yet, and when that will be done at the latest.
+        self._fresh: list[tuple[float, tuple[str, str, int], Sequence[Any], _Kinds]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._who: Final[dict[Member, tuple[str, str, int]]] = {}
         #: What to add to our clock to get seconds since the epoch.
         self._epoch: Final = time.time() - hub.now()
@@ -151,31 +193,49 @@ class Journal(Service):
 
     def came(self, member: Member, received: Sequence[Any], now: float) -> None:
         """Messages of a member have come."""
-        for message in received:
-            take = _CAME.get(type(message))
-            if take is not None:
-                self._note(now, member, take(message))
+        self._put_by(now, member, received, _CAME_KINDS)
 
     def went(self, member: Member, rows: Sequence[tuple[Any, ...]], now: float) -> None:
         """The core had something to say to a member."""
-        for message in rows:
-            put = _WENT.get(message[0])
-            if put is not None:
-                self._note(now, member, put(message[1]))
+        self._put_by(now, member, rows, _WENT_KINDS)
 
-    def _note(self, now: float, member: Member, read: _Read) -> None:
-        self._notes.append((now, self._who[member], *read))
+    def _put_by(self, now: float, member: Member, batch: Sequence[Any], kinds: _Kinds) -> None:
+        """Keep a batch as it is until there is time: whoever waits for an answer to it waits no longer for this."""
+        self._fresh.append((now, self._who[member], batch, kinds))
+        if len(self._fresh) >= FRESH or any(kinds.size(message) > FEW for message in batch):
+            self._digest()
+        elif self._timer is None:
+            self._timer = self.hub.loop.call_later(PAUSE, self._digest)
+
+    def _digest(self) -> None:
+        """Make notes of what was put by."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        fresh, self._fresh = self._fresh, []
+        for now, who, batch, kinds in fresh:
+            for message in batch:
+                read = kinds.read(message)
+                if read is not None:
+                    self._note(now, who, read)
+
+    def _note(self, now: float, who: tuple[str, str, int], read: _Read) -> None:
+        self._notes.append((now, who, *read))
         self._size += _NOTE + _ROW * len(read[1])
         while self._size > self._limit:
             self._size -= _NOTE + _ROW * len(self._notes.popleft()[3])
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def joined(self, member: Member) -> None:
         nthreads = 1 if member.details is None else member.details.nthreads
         self._who[member] = (member.peer.ident, member.name, nthreads)
 
     def gone(self, member: Member) -> None:
-        self._note(self.hub.now(), member, ("lost", (), (), ()))
-        del self._who[member]
+        self._digest()
+        self._note(self.hub.now(), self._who.pop(member), ("lost", (), (), ()))
 
     # Questions
 
@@ -185,12 +245,14 @@ class Journal(Service):
     def _story(self, inquiry: Inquiry) -> None:
         """What has happened to some tasks."""
         keys: list[str] = read(inquiry, list[str], "a list of keys")
+        self._digest()
         found: list[dict[str, Any]] = []
         self._search(inquiry, self._tell(frozenset(keys), found), found)
 
     def _task_stream(self, inquiry: Inquiry) -> None:
         """Which task ran where and when."""
         span: _Span = read(inquiry, _Span, "a map of start, stop and count")
+        self._digest()
         found: deque[dict[str, Any]] = deque(maxlen=span.count)
         self._search(inquiry, self._ran(span, found), found)
 

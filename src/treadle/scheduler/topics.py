@@ -87,7 +87,9 @@ class Topics:
         """The whole cluster in one map."""
         _argument("info", argument, None, "nil: it takes no argument")
         uptime = time.monotonic() - self._started
-        return {**self._core.info(), **self._about, "pid": os.getpid(), "uptime": uptime, **own_versions()}
+        # Of the core's clients some are keepers of services, without a connection.
+        own = {"clients": list(self._roster.clients), "pid": os.getpid(), "uptime": uptime}
+        return {**self._core.info(), **self._about, **own, **own_versions()}
 
     def _explain(self, argument: Any) -> str:
         """Why a task is where it is, and what at last holds it up if it waits for another one."""

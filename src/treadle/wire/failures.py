@@ -65,6 +65,7 @@ def unpack_error(error: PackedError, key: object, culprit: object = None) -> Bas
             _text(info, "host"),
             _number(info, "pid") or 0,
             _text(info, "log"),
+            bool(info.get("away")),
         )
     if kind == "lost" and info.get("actor"):
         return ActorLostError(

@@ -37,6 +37,7 @@ __all__ = [
     "Done",
     "Event",
     "Failed",
+    "Fence",
     "Fetch",
     "Finished",
     "Functions",
@@ -164,6 +165,15 @@ class Withdraw(Message, frozen=True, tag="withdraw"):
     """Nobody waits for the answer to a question any more; if it was a grant, it is given back."""
 
     id: Count
+
+
+# From a client to the scheduler, and back.
+
+
+class Fence(Message, frozen=True, tag="fence"):
+    """What is said after it, was said when all before it was known."""
+
+    number: Count
 
 
 # From the scheduler to a client.
@@ -421,9 +431,9 @@ class MessageDecoder:
 
 
 FROM_CLIENT: Final = MessageDecoder(
-    Functions, Submit, Want, Release, Cancel, Retry, Placed, ClientMissing, Ask, Withdraw
+    Functions, Submit, Want, Release, Cancel, Retry, Placed, ClientMissing, Ask, Withdraw, Fence
 )
-FROM_SCHEDULER_TO_CLIENT: Final = MessageDecoder(Done, TasksFailed, Cancelled, TasksStarted, Event, Answer)
+FROM_SCHEDULER_TO_CLIENT: Final = MessageDecoder(Done, TasksFailed, Cancelled, TasksStarted, Event, Answer, Fence)
 TO_WORKER: Final = MessageDecoder(
     WorkerFunctions,
     Run,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from treadle.core.records import PURE
 from treadle.testing.recording import UnexaminedError
 from treadle.testing.simulation.network import Channel, Frame, Port
 from treadle.testing.simulation.scheduler import Link
-from treadle.testing.simulation.tasks import unpack
+from treadle.testing.simulation.tasks import Graph, unpack
 
 if TYPE_CHECKING:
     from treadle.testing.simulation.cluster import SimulatedCluster
@@ -37,6 +38,9 @@ class SimulatedFuture:
         self.error: Sequence[Any] | None = None
         #: When cancelled: why.
         self.reason = ""
+        #: Whether the scheduler has told that it runs, and what is to be called when it is not pending any more.
+        self.started = False
+        self.then: list[Callable[[], object]] = []
         #: The value, once it has been gathered, and whether it is to be.
         self.value: Any = None
         self.gathered = False
@@ -49,9 +53,10 @@ class SimulatedFuture:
 class SimulatedClient:
     """One client of a :class:`SimulatedCluster`, which makes it: see :meth:`SimulatedCluster.add_client`."""
 
-    def __init__(self, cluster: SimulatedCluster, ident: str, bandwidth: float) -> None:
+    def __init__(self, cluster: SimulatedCluster, ident: str, bandwidth: float, of_tasks: bool) -> None:
         self.cluster = cluster
         self.ident = ident
+        self.of_tasks = of_tasks
         self.port = Port(bandwidth)
         self.up: Channel = cluster.channel(ident, "scheduler", self._to_scheduler, self._hung_up)
         self.down: Channel = cluster.channel("scheduler", ident, self.receive, self.stop)
@@ -65,17 +70,20 @@ class SimulatedClient:
         #: Answers to what it has asked, by number: whether it went well, and the value or the text of what was wrong.
         self.answers: dict[int, tuple[bool, Any]] = {}
         #: How many answers to :meth:`cancel` are to come, by key.
-        self._cancelling: dict[str, int] = {}
+        self.cancelling: dict[str, int] = {}
+        #: The number of the last fence, and of the one before which news of a key that was released are old.
+        self._fence = 0
+        self._releasing: dict[str, int] = {}
         #: Scattered keys that the scheduler does not know of yet.
         self._unplaced: set[str] = set()
-        self._functions: dict[tuple[str, bool], int] = {}
+        self._functions: dict[tuple[str, int], int] = {}
 
     def __repr__(self) -> str:
         return f"<SimulatedClient {self.ident!r}, {len(self.futures)} futures{'' if self.alive else ', ended'}>"
 
     def submit(
         self,
-        graph: Mapping[str, tuple[str, Sequence[str]]],
+        graph: Graph,
         wanted: Iterable[str] | None = None,
         *,
         priority: int = 0,
@@ -83,15 +91,17 @@ class SimulatedClient:
         resources: dict[str, float] | None = None,
         retries: int = 0,
         pure: bool = True,
+        kind: int = 0,
     ) -> list[SimulatedFuture]:
         """Submit tasks, in this order, which must have dependencies first.
 
         :param graph: for each key, the name of the function and the keys of the dependencies.
         :param wanted: the keys of which futures are returned; None for all.
         :param pure: False if a second run of a function may give another result than the first.
+        :param kind: what else is to be known of the functions: a sum of ASYNCHRONOUS, STARTS and ACTOR.
         """
         index = {key: number for number, key in enumerate(graph)}
-        functions = [self._function(name, pure) for name, _ in graph.values()]
+        functions = [self._function(name, kind | PURE if pure else kind) for name, _ in graph.values()]
         deps = [[index.get(dep, dep) for dep in names] for _, names in graph.values()]
         keys = list(graph)
         places = None if wanted is None else [index[key] for key in wanted]
@@ -125,15 +135,25 @@ class SimulatedClient:
         names = list(keys)
         for key in names:
             self._settle(self.futures.pop(key))
-        self.send(("release", [key for key in names if key not in self._unplaced]))
+        self._forget([key for key in names if key not in self._unplaced])
 
-    def cancel(self, keys: Iterable[str]) -> None:
-        """Want these no more, and stop them if nobody else does. Their futures are cancelled at once."""
+    def cancel(self, keys: Iterable[str], force: bool = False) -> None:
+        """Want these no more, and stop them if nobody else does, or by force. Their futures are cancelled at once."""
         names = [key for key in keys if key not in self._unplaced]
         for key in names:
             self._settle(self.futures[key], "cancelled")
-            self._cancelling[key] = self._cancelling.get(key, 0) + 1
-        self.send(("cancel", names))
+            self.cancelling[key] = self.cancelling.get(key, 0) + 1
+        self._forget(names, "cancel", force)
+
+    def retry(self, keys: Iterable[str]) -> None:
+        """Have these, which have failed, tried again."""
+        names = list(keys)
+        for key in names:
+            future = self.futures[key]
+            if future.status == "failed" and key not in self._unplaced:
+                future.status = "pending"
+                self.cluster.unfinished += 1
+        self.send(("retry", names))
 
     def scatter(
         self, rows: Mapping[str, int], worker: SimulatedWorker, value: Callable[[str], Any] | None = None
@@ -158,7 +178,7 @@ class SimulatedClient:
             self.send(("placed", [(key, nbytes, worker) for key, nbytes in rows]))
             unwanted = [key for key, _ in rows if key not in self.futures]
             if unwanted:
-                self.send(("release", unwanted))
+                self._forget(unwanted)
 
     def not_placed(self, keys: list[str]) -> None:
         """The worker for :meth:`scatter` is gone."""
@@ -190,9 +210,9 @@ class SimulatedClient:
             for future in self.futures.values():
                 self._settle(future)
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send any message, be it right or wrong."""
-        self.up.send([message])
+    def send(self, *messages: tuple[Any, ...]) -> None:
+        """Send any messages, be they right or wrong."""
+        self.up.send(list(messages))
 
     def receive(self, frame: Frame) -> None:
         """Messages of the scheduler."""
@@ -229,13 +249,13 @@ class SimulatedClient:
         if missing:
             self.send(("missing", missing))
 
-    def _function(self, name: str, pure: bool) -> int:
-        number = self._functions.get((name, pure))
+    def _function(self, name: str, kind: int) -> int:
+        number = self._functions.get((name, kind))
         if number is None:
             number = len(self._functions)
-            self._functions[name, pure] = number
-            digest = f"{name}{'' if pure else ' (impure)'}".encode()[:16].ljust(16, b"\0")
-            self.send(("functions", [(number, digest, name, name.encode(), int(pure))]))
+            self._functions[name, kind] = number
+            digest = f"{kind} {name}".encode()[:16].ljust(16, b"\0")
+            self.send(("functions", [(number, digest, name, name.encode(), kind)]))
         return number
 
     def _want(self, key: str) -> SimulatedFuture:
@@ -250,6 +270,9 @@ class SimulatedClient:
         if future.status == "pending":
             self.cluster.unfinished -= 1
         future.status = status
+        for action in future.then:
+            self.cluster.timeline.after(0.0, action)
+        future.then = []
         if status != "done" and future.gathering:
             future.gathering = False
             self.cluster.ungathered -= 1
@@ -279,6 +302,7 @@ class SimulatedClient:
             waited = future.status == "pending"
             self._settle(future, "done")
             future.nbytes, future.packed, future.worker, future.address = nbytes, packed, worker, address
+            self._watched(future)
             if waited and future.gathering:
                 self._collect(future)
 
@@ -288,24 +312,46 @@ class SimulatedClient:
             if future is not None:
                 self._settle(future, "failed")
                 future.culprit, future.error = culprit, error
+                self._watched(future)
 
     def _cancelled(self, keys: list[str], reason: str) -> None:
         for key in keys:
             future = self._future(key)
-            answers = self._cancelling.get(key, 0)
+            answers = self.cancelling.get(key, 0)
             if answers:
-                self._cancelling[key] = answers - 1
+                self.cancelling[key] = answers - 1
             elif future is not None:
                 self._settle(future, "cancelled")
                 future.reason = reason
-                self.send(("release", [key]))  # it may have been wanted again while the answer was on its way
+                self._forget([key])  # it may have been wanted again while the answer was on its way
+
+    def _watched(self, future: SimulatedFuture) -> None:
+        if self.cluster.watch is not None:
+            self.cluster.watch(self, future)
+
+    def _started(self, keys: list[str]) -> None:
+        for key in keys:
+            future = self._future(key)
+            if future is not None:
+                future.started = True
 
     def _future(self, key: str) -> SimulatedFuture | None:
-        """The future that there is news of; None if it was released or cancelled meanwhile."""
+        """The future that there is news of; None if it was released or cancelled after what the news are about."""
         if key not in self.known:
             raise UnexaminedError(f"the client {self.ident!r} is told of {key!r}, which it never wanted")
+        if key in self._releasing:
+            return None
         future = self.futures.get(key)
         return future if future is not None and future.status != "cancelled" else None
+
+    def _forget(self, keys: list[str], how: str = "release", *more: bool) -> None:
+        """Tell the scheduler that these are not wanted. What it says of them before the fence has come back is old."""
+        self._fence += 1
+        self._releasing.update(dict.fromkeys(keys, self._fence))
+        self.send((how, keys, *more), ("fence", self._fence))
+
+    def _fenced(self, number: int) -> None:
+        self._releasing = {key: last for key, last in self._releasing.items() if last > number}
 
     def _to_scheduler(self, frame: Frame) -> None:
         self.cluster.scheduler.post_in_turn(self.ident, self.cluster.from_client, self, frame)
@@ -318,4 +364,6 @@ _TO_CLIENT: dict[str, Callable[..., None]] = {
     "done": SimulatedClient._done,
     "failed": SimulatedClient._failed,
     "cancelled": SimulatedClient._cancelled,
+    "started": SimulatedClient._started,
+    "fence": SimulatedClient._fenced,
 }

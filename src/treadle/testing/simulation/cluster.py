@@ -9,7 +9,7 @@ from typing import Any
 from treadle.core.scheduler import Scheduler
 from treadle.errors import ProtocolError
 from treadle.testing.recording import UnexaminedError
-from treadle.testing.simulation.client import SimulatedClient
+from treadle.testing.simulation.client import SimulatedClient, SimulatedFuture
 from treadle.testing.simulation.network import Channel, Frame, Latency, transfer
 from treadle.testing.simulation.scheduler import Costs, Link, SchedulerProcess
 from treadle.testing.simulation.tasks import Behaviour, constant
@@ -105,10 +105,16 @@ class SimulatedCluster:
         self.failing: Callable[[], bool] | None = None
         #: Keys whose values no other worker can use, as if they could not be pickled.
         self.unusable: set[str] = set()
+        #: Called with each client and future of which there is a result, or that has failed.
+        self.watch: Callable[[SimulatedClient, SimulatedFuture], object] | None = None
         #: How many times each key was started.
         self.runs: dict[str, int] = {}
         #: How many deaths of workers each key may have been blamed for.
         self.deaths: dict[str, int] = {}
+        #: In how many each key was away, or may have been.
+        self.absences: dict[str, int] = {}
+        #: The workers on which each key was computed.
+        self.makers: dict[str, set[str]] = {}
         #: Seconds that tasks have occupied threads, and when the last one ended.
         self.busy = 0.0
         self.last_run = 0.0
@@ -169,10 +175,13 @@ class SimulatedCluster:
             self.timeline.background(self.now + self.heartbeat, worker.beat, self.heartbeat)
         return worker
 
-    def add_client(self, ident: str = "", bandwidth: float = 0.0) -> SimulatedClient:
-        """Start a client, which says hello to the scheduler."""
+    def add_client(self, ident: str = "", bandwidth: float = 0.0, *, of_tasks: bool = False) -> SimulatedClient:
+        """Start a client, which says hello to the scheduler.
+
+        :param of_tasks: it belongs to a worker, whose tasks submit others.
+        """
         ident = ident or f"client-{len(self.clients)}"
-        client = SimulatedClient(self, ident, bandwidth or self.bandwidth)
+        client = SimulatedClient(self, ident, bandwidth or self.bandwidth, of_tasks)
         self.clients[ident] = client
         client.up.send([("hello",)])
         return client
@@ -200,10 +209,9 @@ class SimulatedCluster:
         executing = [job.attempt for job in worker.running if job.attempt]
         worker.stop()
         if worker.supervised and report_after is not None:
-            self._blame([job.key for job in worker.running])
-            died = self.core.on_worker_died
-            report = (worker.ident, executing, exitcode, 4711, worker.host, log)
-            self.timeline.after(report_after, self.scheduler.post, self.scheduler.event, died, *report)
+            self._blame(self.deaths, [job.key for job in worker.running])
+            report = (executing, exitcode, 4711, worker.host, log)
+            self.timeline.after(report_after, self.scheduler.post, self._died, worker, report)
         if self.replacing:
             self._replace(worker)
 
@@ -340,7 +348,9 @@ class SimulatedCluster:
             return 0.0
         link.open = False
         if not worker.supervised:
-            self._blame([task.key for task in link.peer.processing.values()])
+            keys = [task.key for task in link.peer.processing.values()]
+            self._blame(self.deaths, keys)
+            self._blame(self.absences, keys)
         return self.scheduler.event(self.core.on_worker_lost, link.peer)
 
     def client_hung_up(self, client: SimulatedClient) -> float:
@@ -416,9 +426,15 @@ class SimulatedCluster:
             self._check_scheduler()
         return link
 
-    def _blame(self, keys: Iterable[str]) -> None:
+    def _died(self, worker: SimulatedWorker, report: tuple[Any, ...]) -> float:
+        """The scheduler is told how a worker's process ended."""
+        if worker.link is not None:  # to the scheduler an asynchronous task is away before it has begun
+            self._blame(self.absences, [task.key for task in worker.link.peer.processing.values()])
+        return self.scheduler.event(self.core.on_worker_died, worker.ident, *report)
+
+    def _blame(self, counts: dict[str, int], keys: Iterable[str]) -> None:
         for key in keys:
-            self.deaths[key] = self.deaths.get(key, 0) + 1
+            counts[key] = counts.get(key, 0) + 1
 
     def _check_scheduler(self) -> None:
         self.core.sanity_check()

@@ -207,9 +207,11 @@ _FROM_CLIENT: dict[str, Callable[[Scheduler, Any, tuple[Any, ...], float], objec
     "submit": _submit,
     "want": lambda core, client, message, now: core.on_want(client, message[1], now),
     "release": lambda core, client, message, now: core.on_release(client, message[1], now),
-    "cancel": lambda core, client, message, now: core.on_cancel(client, message[1], now),
+    "cancel": lambda core, client, message, now: core.on_cancel(client, message[1], now, *message[2:]),
+    "retry": lambda core, client, message, now: core.on_retry(client, message[1], now),
     "placed": lambda core, client, message, now: core.on_placed(client, message[1], now),
     "missing": lambda core, client, message, now: core.on_client_missing(client, message[1], now),
+    "fence": lambda core, client, message, now: core.on_fence(client, message[1]),
 }
 
 _FROM_WORKER: dict[str, Callable[[Scheduler, Any, tuple[Any, ...], float], object]] = {
@@ -220,6 +222,9 @@ _FROM_WORKER: dict[str, Callable[[Scheduler, Any, tuple[Any, ...], float], objec
     "unusable": lambda core, worker, message, now: core.on_unusable(worker, message[1], now),
     "returned": lambda core, worker, message, now: core.on_returned(worker, message[1], now),
     "stopped": lambda core, worker, message, now: core.on_stopped(worker, message[1], now),
+    "seceded": lambda core, worker, message, now: core.on_seceded(worker, message[1], now),
+    "rejoined": lambda core, worker, message, now: core.on_rejoined(worker, message[1], now),
+    "started": lambda core, worker, message, now: core.on_started(worker, message[1], now),
     "heartbeat": lambda core, worker, message, now: core.on_heartbeat(
         worker, message[1], message[2], message[3], message[4], now
     ),

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from treadle.core.goals import Goal
+from treadle.core.records import ACTOR, ASYNCHRONOUS, STARTS
 from treadle.core.scheduler import Scheduler
 from treadle.errors import ProtocolError
 from treadle.testing.simulation.client import SimulatedClient, SimulatedFuture
 from treadle.testing.simulation.cluster import SimulatedCluster
 from treadle.testing.simulation.network import Frame
+from treadle.testing.simulation.plans import ALWAYS, SECONDS, Plan, Plans
 from treadle.testing.simulation.scheduler import Costs
-from treadle.testing.simulation.tasks import Run, checksum
+from treadle.testing.simulation.tasks import checksum
 from treadle.testing.simulation.worker import SimulatedWorker
 
 __all__ = ["ACTIONS", "Storm", "random_actions"]
 
 #: Always in this order, so that a choice means the same in every process.
 _NAMES = ("alpha", "beta")
-_ALWAYS = 1 << 30
-#: How long the tasks of a function may take: big results of quick ones are rather computed again than fetched.
-_SECONDS = {"quick": (0.0, 0.0001), "short": (0.001, 0.02), "long": (0.02, 0.3)}
 
 
 _WRONG_OF_CLIENTS: tuple[tuple[Any, ...], ...] = (
@@ -44,19 +43,12 @@ _WRONG_OF_WORKERS: tuple[tuple[Any, ...], ...] = (
     ("failed", 1 << 40, 0.0, ("raised", b"", "", {})),
     ("returned", [1 << 40]),
     ("stopped", [0]),
+    ("seceded", [1 << 40]),
+    ("rejoined", [1 << 40]),
+    ("started", [0]),
 )
-
-
-class _Plan(NamedTuple):
-    """What a task is to do, and what it needs."""
-
-    deps: tuple[str, ...]
-    seconds: float
-    nbytes: int
-    #: How many of its first runs raise, and how many after these kill their worker.
-    raises: int
-    kills: int
-    retries: int
+#: What functions may be, most of them nothing in particular.
+_KINDS = (0,) * 6 + (ASYNCHRONOUS, STARTS, ACTOR, ASYNCHRONOUS | STARTS)
 
 
 class Storm:
@@ -68,8 +60,9 @@ class Storm:
 
     def __init__(self, seed: int, encode: Callable[[str, str, Frame], Frame] | None = None) -> None:
         self._weather = Random(seed)
+        self.plans = Plans()
         self.cluster = SimulatedCluster(
-            behaviour=self._behave,
+            behaviour=self.plans.run,
             latency=self._latency,
             bandwidth=1e8,
             costs=self._weather.choice((Costs(), Costs(frame=20e-6, row=10e-6), Costs(row=0.002))),
@@ -78,18 +71,15 @@ class Storm:
             check=True,
             encode=encode,
         )
-        self.plans: dict[str, _Plan] = {}
-        #: Keys whose values were scattered.
-        self.scattered: set[str] = set()
         #: The graphs that were submitted, to be submitted again.
-        self.graphs: list[tuple[dict[str, tuple[str, tuple[str, ...]]], int]] = []
+        self.graphs: list[tuple[dict[str, tuple[str, tuple[str, ...]]], int, int]] = []
         #: What was asked for and is not over.
         self.goals: list[Goal] = []
         #: Those who have said what they may not say.
         self._wicked: set[str] = set()
-        self._values: dict[str, int] = {}
         self._cuts: list[tuple[str, str]] = []
         self._frozen: list[SimulatedWorker] = []
+        self.cluster.watch = self._watch
         self.cluster.add_client()
         if self._weather.random() < 0.3:
             self.cluster.failing = lambda: self._weather.random() < 0.2
@@ -157,20 +147,18 @@ class Storm:
         for worker in cluster.workers.values():
             if worker.alive:
                 assert not worker.running, f"{worker!r} runs {worker.running!r}"
-                held = [key for key in worker.state.store if key not in self.scattered]
+                assert not worker.aside, f"{worker!r} has {worker.aside!r} aside"
+                held = [key for key in worker.state.store if key not in self.plans.scattered]
                 assert not held, f"{worker!r} holds {held!r}"
                 assert not worker.state.jobs, f"{worker!r} has {worker.state.jobs!r}"
                 assert not worker.state.awaited, f"{worker!r} awaits {worker.state.awaited!r}"
         for client in self._clients():
+            unanswered = [key for key, count in client.cancelling.items() if count]
+            assert not unanswered, f"{client!r} has no answer to the cancelling of {unanswered!r}"
+        for client in cluster.clients.values():
             client.close()
         cluster.settle()
         assert not core.clients, f"clients are left: {core.clients!r}"
-
-    def expected(self, key: str) -> int:
-        """The value of a key."""
-        if key not in self._values:
-            self._values[key] = checksum(key, [self.expected(dep) for dep in self.plans[key].deps])
-        return self._values[key]
 
     # What happens.
 
@@ -184,25 +172,30 @@ class Storm:
         names = [key for key in client.futures if random.random() < 0.5][-5:]
         graph: dict[str, tuple[str, tuple[str, ...]]] = {}
         retries = random.choice((0, 0, 1, 3))
+        kind = random.choice(_KINDS)
         for number in range(count):
             key = f"t{serial + number}"
             near = names[-reach:]
             inputs = 0 if random.random() < rooted else random.choice((0, 1, 1, 2, 5))
             deps = tuple(sorted(random.sample(near, min(len(near), inputs))))
-            function = random.choice(list(_SECONDS))
+            function = random.choice(list(SECONDS))
             graph[key] = (function, deps)
-            self.plans[key] = _Plan(
+            self.plans[key] = Plan(
                 deps,
-                random.choice(_SECONDS[function]),
+                random.choice(SECONDS[function]),
                 random.choice((0, 28, 28, 20_000, 3_000_000)),
-                random.choice((0,) * 20 + (1, 2, _ALWAYS)),
-                random.choice((0,) * 30 + (1, _ALWAYS)),
+                random.choice((0,) * 20 + (1, 2, ALWAYS)),
+                random.choice((0,) * 30 + (1, ALWAYS)),
                 retries,
+                kind,
+                random.choice((0.0,) * 8 + (0.001, 0.1)),
+                random.choice((0,) * 12 + (1, 2, 4)),
+                random.random() < 0.8,
             )
             names.append(key)
             if random.random() < 0.02:
                 self.cluster.unusable.add(key)
-        self.graphs.append((graph, retries))
+        self.graphs.append((graph, retries, kind))
         # Of the first part every result is wanted, because the second names them as results of an earlier message.
         first = dict(list(graph.items())[: random.choice((0, 0, count // 2))])
         second = {key: task for key, task in graph.items() if key not in first}
@@ -217,14 +210,15 @@ class Storm:
                     resources=random.choice((None, None, None, None, {"GPU": 1.0}, {"GPU": 2.0})),
                     retries=retries,
                     pure=random.random() < 0.7,
+                    kind=kind,
                 )
 
     def submit_again(self, random: Random) -> None:
         """A client submits what somebody has submitted before."""
         if self.graphs:
-            graph, retries = random.choice(self.graphs)
+            graph, retries, kind = random.choice(self.graphs)
             client = self._client(random)
-            client.submit(graph, retries=retries)
+            client.submit(graph, retries=retries, kind=kind)
             if random.random() < 0.5:
                 client.gather(graph)
 
@@ -238,20 +232,24 @@ class Storm:
     def release(self, random: Random) -> None:
         """A client releases some futures."""
         client = self._client(random)
-        client.release(
-            [
-                key
-                for key, future in list(client.futures.items())
-                if future.status != "cancelled" and random.random() < 0.5
-            ]
-        )
+        client.release(self._half(client, random))
 
     def cancel(self, random: Random) -> None:
         """A client cancels some futures."""
         client = self._client(random)
-        client.cancel(
-            [key for key, future in client.futures.items() if future.status != "cancelled" and random.random() < 0.5]
-        )
+        client.cancel(self._half(client, random))
+
+    def force(self, random: Random) -> None:
+        """A client cancels some futures, whoever else wants them."""
+        client = self._client(random)
+        keys = self._half(client, random)
+        self.plans.forced.update(keys)
+        client.cancel(keys, True)
+
+    def retry(self, random: Random) -> None:
+        """A client has some of what has failed tried again."""
+        client = self._client(random)
+        client.retry([key for key in self._half(client, random) if client.futures[key].status == "failed"])
 
     def gather(self, random: Random) -> None:
         """A client asks for some results."""
@@ -273,8 +271,8 @@ class Storm:
             for _ in range(random.choice((1, 3, 8))):
                 key = f"t{len(self.plans)}"
                 nbytes = random.choice((28, 500_000))
-                self.plans[key] = _Plan((), 0.0, nbytes, 0, 0, 0)
-                self.scattered.add(key)
+                self.plans[key] = Plan((), 0.0, nbytes, 0, 0, 0)
+                self.plans.scattered.add(key)
                 rows[key] = nbytes
             client.scatter(rows, worker)
 
@@ -447,8 +445,22 @@ class Storm:
         if ident not in self._wicked:
             raise error
 
+    def _watch(self, client: SimulatedClient, future: SimulatedFuture) -> None:
+        """There is news of a future, also of one of a task's client, or of one that is soon released."""
+        key = future.key
+        if future.status == "failed":
+            assert self.plans.may_fail(key, future, self.cluster), f"{future!r} had no reason to fail: {future.error!r}"
+        elif self.plans[key].kind & ACTOR:
+            assert future.worker in self.cluster.makers[key], f"{future!r} is not where it was made"
+        assert not future.started or self.plans[key].kind & STARTS, f"{future!r} was said to have started"
+
+    def _half(self, client: SimulatedClient, random: Random) -> list[str]:
+        """Every other future of a client."""
+        return [key for key, future in client.futures.items() if future.status != "cancelled" and random.random() < 0.5]
+
     def _clients(self) -> list[SimulatedClient]:
-        return [client for client in self.cluster.clients.values() if client.alive]
+        """Those that are there, apart from those of tasks."""
+        return [client for client in self.cluster.clients.values() if client.alive and not client.of_tasks]
 
     def _client(self, random: Random) -> SimulatedClient:
         clients = self._clients()
@@ -461,41 +473,19 @@ class Storm:
     def _latency(self, sender: str, receiver: str) -> float:
         return self._weather.choice((0.0, 0.0001, 0.0001, 0.001, 0.03))
 
-    def _behave(self, key: str, function: str, number: int) -> Run:
-        plan = self.plans[key]
-        if number <= plan.raises:
-            return Run(plan.seconds, error=f"run {number} of {key} raised")
-        return Run(plan.seconds, plan.nbytes, kills=number - plan.raises <= plan.kills)
-
     def _judge(self, client: SimulatedClient, future: SimulatedFuture) -> None:
         key = future.key
         who = f"{future!r} of {client!r}"
         if future.status == "done":
             assert future.gathered, f"{who} was not gathered"
-            assert future.value == self.expected(key), f"{who} has a wrong value"
+            assert future.value == self.plans.value(key), f"{who} has a wrong value"
         elif future.status == "failed":
             assert future.error is not None
-            assert self._may_fail(key, future), f"{who}: {future.culprit!r} had no reason to fail: {future.error!r}"
+            assert self.plans.may_fail(key, future, self.cluster), (
+                f"{who}: {future.culprit!r} had no reason to fail: {future.error!r}"
+            )
         else:
             assert future.status == "cancelled", f"{who} has no end: {self.cluster.core.explain(key)}"
-
-    def _may_fail(self, key: str, future: SimulatedFuture) -> bool:
-        assert future.error is not None
-        culprit = future.culprit
-        kind = future.error[0]
-        ancestors = [key]
-        for ancestor in ancestors:
-            ancestors += [dep for dep in self.plans[ancestor].deps if dep not in ancestors]
-        if kind == "refused":
-            return any(ancestor in self.cluster.unusable for ancestor in ancestors)
-        if kind == "lost":
-            return any(ancestor in self.scattered for ancestor in ancestors) or future.error[3]["worker"] == ""
-        plan = self.plans[culprit]
-        if kind == "died":
-            return culprit in ancestors and self.cluster.deaths.get(culprit, 0) >= 3
-        # A value that cannot be passed on uses up the retries of those who need it.
-        retries = 0 if self.cluster.unusable.intersection(plan.deps) else plan.retries
-        return culprit in ancestors and kind == "raised" and plan.raises > retries
 
 
 #: What can be done to a storm, by name.
@@ -505,6 +495,8 @@ ACTIONS: dict[str, Callable[[Storm, Random], None]] = {
     "want": Storm.want,
     "release": Storm.release,
     "cancel": Storm.cancel,
+    "force": Storm.force,
+    "retry": Storm.retry,
     "gather": Storm.gather,
     "scatter": Storm.scatter,
     "join_worker": Storm.join_worker,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
-__all__ = ["Behaviour", "Run", "checksum", "constant", "pack", "table", "unpack"]
+__all__ = ["Behaviour", "Graph", "Run", "checksum", "constant", "pack", "table", "unpack"]
+
+
+#: For each key the name of its function and the keys of its dependencies.
+Graph = Mapping[str, tuple[str, Sequence[str]]]
 
 
 class Run(NamedTuple):
@@ -20,6 +25,12 @@ class Run(NamedTuple):
     error: str | None = None
     #: True if its process dies of it, at the end of ``seconds``.
     kills: bool = False
+    #: In the middle of ``seconds`` it gives up its thread for so long, or until the tasks of ``children`` are over,
+    #: which it submits then, whatever becomes of them.
+    aside: float = 0.0
+    children: Graph = MappingProxyType({})
+    #: Whether it then has a thread again for the rest of ``seconds``.
+    rejoins: bool = True
 
 
 #: What a task will do, given its key, the name of its function, and which run of it this is (from 1).

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from treadle.core.worker import Job, WorkerState
+from treadle.core.placement import LEVEL
+from treadle.core.worker import ASYNCHRONOUS, Job, WorkerState
 from treadle.testing.recording import UnexaminedError
 from treadle.testing.simulation.network import Channel, Frame, Port
 from treadle.testing.simulation.scheduler import Link
 from treadle.testing.simulation.tasks import Run, pack
 
 if TYPE_CHECKING:
+    from treadle.testing.simulation.client import SimulatedClient
     from treadle.testing.simulation.cluster import SimulatedCluster
 
 __all__ = ["SMALL", "SimulatedWorker"]
@@ -58,6 +61,11 @@ class SimulatedWorker:
         self.alive = True
         #: The jobs that occupy a thread.
         self.running: list[Job] = []
+        #: Those that have started and occupy none, and what is to be done as soon as one of them is admitted.
+        self.aside: dict[Job, None] = {}
+        self.parked: dict[Job, Callable[[], None]] = {}
+        #: Through which its tasks submit others.
+        self._client: SimulatedClient | None = None
         #: Seconds that tasks have occupied threads.
         self.busy = 0.0
         #: Names of functions by their numbers.
@@ -84,11 +92,13 @@ class SimulatedWorker:
     def advance(self) -> None:
         """Start what can be started, fetch what is to be fetched, say what there is to say."""
         state = self.state
-        while len(self.running) < self.nthreads:
-            job = state.take()
-            if job is None:
-                break
+        while (job := state.admit()) is not None:
+            self.parked.pop(job)()
+        while (job := state.take()) is not None:
             self._start(job)
+        for job in state.take_away():
+            self._start(job)
+        assert len(self.running) <= self.nthreads, f"{self!r} executes more than it has threads for"
         for ident, address, keys in state.fetches():
             self.cluster.fetch(self, ident, address, keys)
         outbox = state.take_outbox()
@@ -102,6 +112,8 @@ class SimulatedWorker:
         self.alive = False
         self.down.deaf = True
         self.up.close()
+        if self._client is not None:
+            self._client.close()
 
     def check(self) -> None:
         """Let the state check itself, if the cluster is checked."""
@@ -159,27 +171,92 @@ class SimulatedWorker:
         cluster.runs[key] = number
         run = cluster.behaviour(key, self.functions[job.fid], number)
         value = None if cluster.evaluate is None else cluster.evaluate(key, self.state.inputs(job))
-        self.running.append(job)
+        if job.away:
+            self.aside[job] = None
+        else:
+            self.running.append(job)
         seconds = run.seconds / self.speed
-        cluster.timeline.after(seconds + cluster.costs.task, self._finish, job, run, seconds, value)
+        if (run.aside or run.children) and not job.away:
+            cluster.timeline.after(seconds / 2, self._secede, job, run, seconds, value)
+        else:
+            cluster.timeline.after(seconds + cluster.costs.task, self._finish, job, run, seconds, value)
 
-    def _finish(self, job: Job, run: Run, seconds: float, value: Any) -> None:
+    def _secede(self, job: Job, run: Run, seconds: float, value: Any) -> None:
+        """The task begins to wait, for time to pass or for tasks that it submits."""
         if not self.alive:
             return
+        self.running.remove(job)
+        self.aside[job] = None
+        self.state.secede(job)
+        waiting = dict.fromkeys(run.children)
+
+        def over(key: str = "") -> None:
+            waiting.pop(key, None)
+            if waiting or not self.alive:
+                return
+            if run.children:
+                client = self._client_for_tasks()
+                client.release([key for key in run.children if key in client.futures])
+            if run.rejoins:
+                self._rejoin(job, run, seconds, value)
+            else:
+                self.cluster.timeline.after(seconds / 2, self._finish, job, run, seconds, value)
+
+        if run.children:
+            # One step more urgent than its parent: otherwise new parents would start before the first child does.
+            urgency = 1 - job.order // LEVEL
+            for future in self._client_for_tasks().submit(run.children, priority=urgency):
+                future.then.append(partial(over, future.key))
+        else:
+            self.cluster.timeline.after(run.aside, over)
+        self.advance()
+
+    def _rejoin(self, job: Job, run: Run, seconds: float, value: Any) -> None:
+        def go_on() -> None:
+            del self.aside[job]
+            self.running.append(job)
+            self.cluster.timeline.after(seconds / 2 + self.cluster.costs.task, self._finish, job, run, seconds, value)
+
+        if self.state.rejoin(job):
+            go_on()
+        else:
+            self.parked[job] = go_on
+        self.advance()
+
+    def _client_for_tasks(self) -> SimulatedClient:
+        if self._client is None:
+            self._client = self.cluster.add_client(f"client-of-{self.ident}", of_tasks=True)
+        return self._client
+
+    def _finish(self, job: Job, run: Run, seconds: float, value: Any) -> None:
+        if not self.alive or not (job in self.running or job in self.aside):
+            return  # an asynchronous one may have been stopped before
         cluster = self.cluster
         if run.kills:
             cluster.kill(self)
             return
-        self.running.remove(job)
-        self.busy += seconds
-        cluster.busy += seconds
+        if job in self.running:
+            self.running.remove(job)
+            self.busy += seconds
+            cluster.busy += seconds
+        else:
+            del self.aside[job]
         cluster.last_run = cluster.timeline.now
         if run.error is not None:
             self.state.on_failure(job, seconds, ("raised", b"", run.error, {}))
         else:
             small = value is not None and job.flags & 1 and run.nbytes <= SMALL
+            cluster.makers.setdefault(job.key, set()).add(self.ident)
             self.state.on_success(job, value, run.nbytes, seconds, pack(value) if small else None)
         self.advance()
+
+    def cancel(self, attempts: list[int]) -> None:
+        """The scheduler has cancelled these: those that are asynchronous can be stopped at once."""
+        stopped = [job for job in self.aside if job.attempt in attempts and job.flags & ASYNCHRONOUS]
+        self.state.on_cancel(attempts)
+        for job in stopped:
+            del self.aside[job]
+            self.state.on_failure(job, 0.0, ("cancelled", b"", "", {}))
 
     def _to_scheduler(self, frame: Frame) -> None:
         self.cluster.scheduler.post(self.cluster.from_worker, self, frame)
@@ -199,7 +276,7 @@ _TO_WORKER: dict[str, Callable[[SimulatedWorker, tuple[Any, ...]], object]] = {
     "remake": lambda worker, message: worker.state.on_remake(message[1]),
     "where": lambda worker, message: worker.state.on_where(message[1]),
     "recall": lambda worker, message: worker.state.on_recall(message[1]),
-    "cancel": lambda worker, message: worker.state.on_cancel(message[1]),
+    "cancel": lambda worker, message: worker.cancel(message[1]),
     "release": lambda worker, message: worker.state.on_release(message[1]),
     "acquire": lambda worker, message: worker.state.on_acquire(message[1]),
     "shutdown": lambda worker, message: worker.cluster.leave(worker, *message[2:]),

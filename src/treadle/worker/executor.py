@@ -187,6 +187,7 @@ class Executor:
         functions = self._functions
         free = self._free
         logs, transitions = self.logs, self.transitions
+        nthreads = state.nthreads
         nbytes = 0
         value: Any = None
         values: list[Any] | None = None
@@ -200,9 +201,12 @@ class Executor:
                 self.rouse()
             wakes = self._wants_turn(job is None)
             if job is None:
-                stays = len(self._idle) < state.nthreads
+                stays = len(self._idle) < nthreads
                 if stays:
                     self._idle.append(seat)
+                if seat.slot >= 0:
+                    free.append(seat.slot)
+                    seat.slot = -1
                 release()
                 # A result that was not kept dies with its last reference: not under the lock, and not much later.
                 value = packed = error = None
@@ -216,9 +220,11 @@ class Executor:
                 self._coming -= 1
                 continue
             values = state.inputs(job)
-            slot = free.pop()
-            seat.begin(job, slot)
-            if state.ready and state.executing < state.nthreads:
+            slot = seat.slot
+            if slot < 0:
+                slot = seat.slot = free.pop()
+            seat.job = job
+            if state.ready and state.executing < nthreads:
                 self.rouse()
             release()
             value = packed = error = None
@@ -236,13 +242,16 @@ class Executor:
                 if type(value) is CoroutineType:
                     value = self.coroutines.finish(value, seat)
             except BaseException as raised:
-                seconds = seat.seconds(started)
+                seconds = perf_counter() - started
                 error = failure(raised)
             else:
-                seconds = seat.seconds(started)
+                seconds = perf_counter() - started
                 nbytes = sizeof(value)
                 if job.flags & ALONG and nbytes <= INLINE:
                     packed, error = pack_small(value)
+            if seat.moved:
+                seconds -= seat.seconds_away()
+                seat.forget()
             if transitions:
                 tell_end(transitions, job.key, seconds, nbytes, error)
             if logs.pending:
@@ -252,13 +261,14 @@ class Executor:
             if slot >= 0:
                 execute(slot, 0)
             acquire()
-            if slot >= 0:
-                free.append(slot)
             if error is None:
                 state.on_success(job, value, nbytes, seconds, packed)
             else:
                 state.on_failure(job, seconds, error)
             if self._returning:
+                if slot >= 0:
+                    free.append(slot)
+                    seat.slot = -1
                 self._admit()
 
     def settle(self, outcomes: list[Outcome]) -> None:

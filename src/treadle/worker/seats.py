@@ -26,32 +26,33 @@ class Seat(Activity):
         #: Closed; opening it wakes the thread.
         self.bell: Final = Lock()
         self.bell.acquire()
-        #: The word of shared memory that says what is executed here; -1 while the task is away.
+        #: The word of shared memory that says what is executed here; -1 while the task is away, or there is none.
         self.slot = -1
-        #: For how many seconds the task was away, and since when it is.
-        self.absent = 0.0
+        #: True if the task has been away. Then: for how many seconds, and since when it is.
+        self.moved = False
+        self._absent = 0.0
         self._left = 0.0
         self._depth = 0
         self._seceded = False
 
-    def begin(self, job: Job, slot: int) -> None:
-        """The thread takes a job. With the executor's lock held."""
-        self.job = job
-        self.slot = slot
-        self.absent = 0.0
+    def forget(self) -> None:
+        """The next task has not been away."""
+        self.moved = False
+        self._absent = 0.0
         self._depth = 0
         self._seceded = False
 
     def leave(self) -> None:
         self._depth += 1
         if self._depth == 1:
+            self.moved = True
             self._left = perf_counter()
             self._executor.park(self)
 
     def come_back(self) -> None:
         if self._depth == 1:
             self._executor.unpark(self)
-            self.absent += perf_counter() - self._left
+            self._absent += perf_counter() - self._left
         self._depth -= 1
 
     def secede(self) -> None:
@@ -64,9 +65,8 @@ class Seat(Activity):
             self._seceded = False
             self.come_back()
 
-    def seconds(self, since: float) -> float:
-        """How long the task has occupied a thread, now that it ends."""
-        now = perf_counter()
+    def seconds_away(self) -> float:
+        """For how long the task was away, now that it ends."""
         if self._depth:  # it seceded, and ends like that
-            self.absent += now - self._left
-        return now - since - self.absent
+            self._absent += perf_counter() - self._left
+        return self._absent

@@ -43,11 +43,10 @@ _SLICE: Final = 0.005
 _SHOWN: Final = 300
 
 
-#: What is kept of one message: the fields of a :class:`Note`. These are tuples of simple values and of tuples of such,
-#: because the garbage collector need not look at them.
-_Raw: TypeAlias = "tuple[float, tuple[str, str, int], str, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]"
+#: What is kept of one message: the fields of a :class:`Note`. Lists are those of the message where it has them.
+_Raw: TypeAlias = "tuple[float, tuple[str, str, int], str, Sequence[Any], Sequence[Any], Sequence[Any]]"
 #: The last four of them.
-_Read: TypeAlias = "tuple[str, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]"
+_Read: TypeAlias = "tuple[str, Sequence[Any], Sequence[Any], Sequence[Any]]"
 
 
 class Note(NamedTuple):
@@ -59,10 +58,10 @@ class Note(NamedTuple):
     #: What has happened.
     what: str
     #: Keys, or attempts of the worker.
-    names: tuple[Any, ...]
+    names: Sequence[Any]
     #: More about each of them.
-    more: tuple[Any, ...]
-    other: tuple[Any, ...]
+    more: Sequence[Any]
+    other: Sequence[Any]
 
 
 def _finished(message: messages.Finished) -> _Read:
@@ -77,11 +76,11 @@ def _failed(message: messages.Failed) -> _Read:
 
 
 def _keys(what: str) -> Callable[[Any], _Read]:
-    return lambda message: (what, tuple(message.keys), (), ())
+    return lambda message: (what, message.keys, (), ())
 
 
 def _attempts(what: str) -> Callable[[Any], _Read]:
-    return lambda message: (what, tuple(message.attempts), (), ())
+    return lambda message: (what, message.attempts, (), ())
 
 
 def _rows(what: str) -> Callable[[Any], _Read]:
@@ -108,7 +107,10 @@ _CAME: Final[Mapping[type, Callable[[Any], _Read]]] = {
 
 
 def _sent(rows: Sequence[tuple[Any, ...]]) -> _Read:
-    return "sent", tuple([row[0] for row in rows]), tuple([row[1] for row in rows]), ()
+    first, last = rows[0][0], rows[-1][0]
+    # A worker's attempts are numbered one after another.
+    attempts = range(first, last + 1) if last - first == len(rows) - 1 else [row[0] for row in rows]
+    return "sent", attempts, [row[1] for row in rows], ()
 
 
 def _doomed(rows: Sequence[tuple[Any, ...]]) -> _Read:
@@ -119,9 +121,9 @@ def _doomed(rows: Sequence[tuple[Any, ...]]) -> _Read:
 _WENT: Final[Mapping[str, Callable[[Any], _Read]]] = {
     "run": _sent,
     "failed": _doomed,
-    "release": lambda keys: ("dropped", tuple(keys), (), ()),
-    "recall": lambda attempts: ("recalled", tuple(attempts), (), ()),
-    "cancel": lambda attempts: ("told to stop", tuple(attempts), (), ()),
+    "release": lambda keys: ("dropped", keys, (), ()),
+    "recall": lambda attempts: ("recalled", attempts, (), ()),
+    "cancel": lambda attempts: ("told to stop", attempts, (), ()),
 }
 
 

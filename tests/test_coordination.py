@@ -25,6 +25,7 @@ from treadle.client.coordination.queue import ItemLease
 from treadle.errors import ClosedError, ConnectError, LeaseLostError, NotHeldError, NotSerializableError, UserError
 from treadle.scheduler.coordination import Coordinating
 from treadle.scheduler.settings import Settings
+from treadle.testing.tasks import eventually
 
 #: Seconds after which something that should have happened at once will not happen any more.
 PATIENCE = 30.0
@@ -451,7 +452,7 @@ def test_a_queue_carries_futures(cluster: LocalCluster, client: Client) -> None:
     assert client.submit(increment, future).result(PATIENCE) == 43
     key = future.key
     del item, future
-    assert key not in held(client)
+    eventually(lambda: key not in held(client))
 
 
 def test_a_closed_queue(client: Client, other: Client) -> None:
@@ -504,7 +505,7 @@ def test_a_variable_has_its_last_value(client: Client, other: Client) -> None:
     del future
     assert theirs.get().result(PATIENCE) == 2  # it is kept for as long as it is the value
     ours.delete()
-    assert key not in held(client)
+    eventually(lambda: key not in held(client))
     with pytest.raises(concurrent.futures.TimeoutError):
         ours.get(timeout=0.01)
 

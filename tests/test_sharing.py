@@ -18,6 +18,7 @@ from test_scheduler_server import Site, serving
 from treadle import Client, Delayed, LocalCluster, Pub, Sub, delayed
 from treadle.errors import ClosedError, UserError
 from treadle.scheduler import sharing
+from treadle.testing.tasks import eventually
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_dataset_outlives_its_client(cluster: LocalCluster, client: Client) ->
     for name in client.list_datasets():
         client.unpublish_dataset(name)
     assert client.list_datasets() == []
-    assert not keys & held(client)
+    eventually(lambda: not keys & held(client))
 
 
 def test_names_of_datasets(client: Client) -> None:

@@ -90,6 +90,8 @@ class Supervisor:
         self._processes: Final[dict[int, Process]] = {}
         self._stopping: Final = threading.Event()
         self._guards: list[threading.Thread] = []
+        #: How many processes have ended and are not replaced, as it should be.
+        self._left = 0
         #: A pipe of which each child has one end: it ends when this process does.
         self._lifeline: tuple[int, int] | None = None
 
@@ -107,7 +109,7 @@ class Supervisor:
         with self._lock:
             if self._processes:
                 return all(process.stage == DISMISSED for process in self._processes.values())
-        return not any(guard.is_alive() for guard in self._guards)
+            return self._left == self.n or not any(guard.is_alive() for guard in self._guards)
 
     @property
     def children(self) -> list[Child]:
@@ -189,13 +191,14 @@ class Supervisor:
             process = self._processes[number]
             self._tell(self._on_started, process.child)
             status = process.wait()
-            ending = self._stopping.is_set()
             with self._lock:
+                ending = self._stopping.is_set() or process.stage == DISMISSED
                 del self._processes[number]
+                self._left += ending
             stage, executing, text = process.stage, process.executing(), process.tail.text()
             process.close()
             folders.sweep(process.child.ident)
-            if ending or stage == DISMISSED:
+            if ending:
                 return
             if stage != STARTING:
                 self._report(process.child, status, executing if stage == JOINED else [], text)

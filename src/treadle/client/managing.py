@@ -10,7 +10,7 @@ from treadle.client.face import Face
 from treadle.client.future import Future
 from treadle.client.gathering import futures_in, listed
 from treadle.client.latch import deadline_of
-from treadle.errors import UserError
+from treadle.errors import ConnectError, UserError
 
 if TYPE_CHECKING:
     from treadle.client.client import Client
@@ -144,7 +144,7 @@ class Managing(Face):
         """
         if self.asynchronous:
             return self._shut_down(timeout)
-        self._asking("shutdown", None, timeout)
+        self._face(self._end_scheduler, deadline_of(timeout))
         client = self._client()
         cluster = client._address
         client.close()
@@ -153,12 +153,19 @@ class Managing(Face):
         return None
 
     async def _shut_down(self, timeout: float | None) -> None:
-        await self._asking("shutdown", None, timeout)
+        await self._face(self._end_scheduler, deadline_of(timeout))
         client = self._client()
         cluster = client._address
         await client.close()
         if not isinstance(cluster, str):
             await cluster.aclose()
+
+    async def _end_scheduler(self, deadline: float | None) -> None:
+        session = self.session
+        try:
+            await session.ask("shutdown", None, deadline)
+        except ConnectError:
+            pass  # it has ended before its answer could be read
 
     def _client(self) -> Client:
         from treadle.client.client import Client

@@ -186,8 +186,7 @@ class Server:
     async def close(self, reason: str) -> None:
         """Tell everybody, and close all connections."""
         self._closing = True
-        for service in self._services:
-            service.close()
+        self._tell_services("close")
         self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -274,8 +273,7 @@ class Server:
             lambda reason: self._closed(member, reason),
         )
         self.flush_soon()
-        for service in self._services:
-            service.joined(member)
+        self._tell_services("joined", member)
 
     def _closed(self, member: Member, reason: str) -> None:
         """The connection is gone, whoever closed it."""
@@ -302,8 +300,7 @@ class Server:
         self.roster.of(member.role).pop(member.peer.ident)
         for inquiry in self._inquiries.pop(member, {}).values():
             inquiry.over = True
-        for service in self._services:
-            service.gone(member)
+        self._tell_services("gone", member)
         if self._observer is not None and member.role == "worker":
             self._observer.gone(member)
         return True
@@ -381,8 +378,15 @@ class Server:
         inquiry = self._inquiries.get(member, {}).pop(message.id, None)
         if inquiry is not None:
             inquiry.over = True
+        self._tell_services("withdrawn", member, message.id)
+
+    def _tell_services(self, event: str, *args: Any) -> None:
+        """Have all services react, also if one of them fails."""
         for service in self._services:
-            service.withdrawn(member, message.id)
+            try:
+                getattr(service, event)(*args)
+            except Exception as error:
+                _report(error, f"in {event} of {type(service).__name__}")
 
     def watch(self, kind: type[messages.Message], watcher: Heed) -> None:
         """Have somebody see each message of a kind before it is handled."""

@@ -185,8 +185,8 @@ class Journal(Service):
         self._fresh: list[tuple[float, tuple[str, str, int], Sequence[Any], _Kinds]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._who: Final[dict[Member, tuple[str, str, int]]] = {}
-        #: What to add to our clock to get seconds since the epoch.
-        self._epoch: Final = time.time() - hub.now()
+        #: What to add to our clock to get seconds since the epoch: looked up often, since that clock may be set.
+        self._epoch = time.time() - hub.now()
 
     def __repr__(self) -> str:
         return f"<Journal of {len(self._notes)} messages, about {self._size} bytes>"
@@ -214,6 +214,7 @@ class Journal(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._epoch = time.time() - self.hub.now()
         fresh, self._fresh = self._fresh, []
         for now, who, batch, kinds in fresh:
             for message in batch:

@@ -37,6 +37,8 @@ _ROW: Final = 200
 FRESH: Final = 64
 FEW: Final = 8
 PAUSE: Final = 0.25
+#: Seconds within which two looks at clocks count as one.
+_AT_ONCE: Final = 0.001
 #: Seconds for which a search may hold up everything else.
 _SLICE: Final = 0.005
 #: Characters that are kept of an error.
@@ -186,7 +188,9 @@ class Journal(Service):
         self._timer: asyncio.TimerHandle | None = None
         self._who: Final[dict[Member, tuple[str, str, int]]] = {}
         #: What to add to our clock to get seconds since the epoch: looked up often, since that clock may be set.
-        self._epoch = time.time() - hub.now()
+        self._epoch = 0.0
+        while not self._set_clock():
+            pass
 
     def __repr__(self) -> str:
         return f"<Journal of {len(self._notes)} messages, about {self._size} bytes>"
@@ -214,13 +218,21 @@ class Journal(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._epoch = time.time() - self.hub.now()
+        self._set_clock()
         fresh, self._fresh = self._fresh, []
         for now, who, batch, kinds in fresh:
             for message in batch:
                 read = kinds.read(message)
                 if read is not None:
                     self._note(now, who, read)
+
+    def _set_clock(self) -> bool:
+        """Compare the clocks. False if this process was held up in between, so that nothing can be said."""
+        before, wall, after = self.hub.now(), time.time(), self.hub.now()
+        if after - before > _AT_ONCE:
+            return False
+        self._epoch = wall - after
+        return True
 
     def _note(self, now: float, who: tuple[str, str, int], read: _Read) -> None:
         self._notes.append((now, who, *read))

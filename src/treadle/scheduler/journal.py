@@ -208,7 +208,11 @@ class Journal(Service):
     def _put_by(self, now: float, member: Member, batch: Sequence[Any], kinds: _Kinds) -> None:
         """Keep a batch as it is until there is time: whoever waits for an answer to it waits no longer for this."""
         self._fresh.append((now, self._who[member], batch, kinds))
-        if len(self._fresh) >= FRESH or any(kinds.size(message) > FEW for message in batch):
+        for message in batch:
+            if kinds.size(message) > FEW:
+                self._digest()
+                return
+        if len(self._fresh) >= FRESH:
             self._digest()
         elif self._timer is None:
             self._timer = self.hub.loop.call_later(PAUSE, self._digest)

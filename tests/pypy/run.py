@@ -23,6 +23,7 @@ TESTS = Path(__file__).resolve().parent.parent
 SOURCE = TESTS.parent / "src"
 #: Files of tests that need nothing but Treadle and what is stood in for.
 FILES = (
+    "test_core_away.py",
     "test_core_scheduler.py",
     "test_core_worker.py",
     "test_stewardship.py",

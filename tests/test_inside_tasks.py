@@ -23,9 +23,11 @@ from treadle import Client, LocalCluster, get_client, get_worker, rejoin, secede
 from treadle.client.default import current
 from treadle.client.inside import current as current_task
 from treadle.errors import KilledWorkerError, NotInTaskError
-from treadle.testing.tasks import Boom, boom, eventually, inc
+from treadle.testing.tasks import Boom, boom, eventually, inc, pipes
 from treadle.wire import messages
 from treadle.wire.values import unpack_value
+from treadle.worker import seats
+from treadle.worker.seats import Seat
 
 
 @pytest.fixture(scope="module")
@@ -424,16 +426,20 @@ def test_worker_client_occupies_no_thread(narrow: Client) -> None:
     assert future.result() == 2
 
 
-def be_away() -> float:
-    started = time.perf_counter()
+def be_away(gate: str) -> float:
+    """For how many seconds it surely occupied no thread."""
     secede()
-    time.sleep(0.2)
+    left = time.perf_counter()
+    with open(gate, "rb"):  # until somebody writes
+        away = time.perf_counter() - left
     rejoin()
-    return time.perf_counter() - started
+    return away
 
 
-def test_the_seconds_of_a_task_are_those_in_which_it_occupied_a_thread() -> None:
-    async def report() -> messages.Finished:
+def test_the_seconds_of_a_task_are_those_in_which_it_occupied_a_thread(tmp_path: Path) -> None:
+    [gate] = pipes(tmp_path, 1)
+
+    async def report() -> tuple[messages.Finished, float]:
         async with FakeScheduler() as scheduler:
             supervisor = supervise(scheduler)
             supervisor.start()
@@ -441,13 +447,46 @@ def test_the_seconds_of_a_task_are_those_in_which_it_occupied_a_thread() -> None
                 worker = await scheduler.joined()
                 worker.run("first", threads_here)  # imports this module, which takes its time
                 await worker.hears(messages.Finished)
-                attempt = worker.run("x", be_away)
+                began = time.perf_counter()
+                attempt = worker.run("x", be_away, gate)
                 assert (await worker.hears(messages.Seceded)).attempts == [attempt]
+                with open(gate, "wb"):
+                    pass
                 assert (await worker.hears(messages.Rejoined)).attempts == [attempt]
-                return await worker.hears(messages.Finished)
+                finished = await worker.hears(messages.Finished)
+                return finished, time.perf_counter() - began
             finally:
                 await asyncio.get_running_loop().run_in_executor(None, supervisor.stop)
 
-    [(_, _, seconds, packed)] = asyncio.run(report()).rows
+    finished, most = asyncio.run(report())
+    [(_, _, seconds, packed)] = finished.rows
     assert packed is not None
-    assert seconds < unpack_value(packed)
+    assert 0 <= seconds <= most - unpack_value(packed)
+
+
+@pytest.mark.parametrize(
+    ("ways", "ended", "expected"),
+    [
+        ("", 11.0, 1.0),
+        ("leave", 18.0, 2.0),
+        ("leave come_back", 18.0, 3.0),
+        ("leave leave come_back come_back", 18.0, 3.0),
+        ("secede secede rejoin rejoin leave", 19.0, 3.0),
+    ],
+)
+def test_the_seconds_of_a_thread(ways: str, ended: float, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        worker = None
+
+        def park(self, seat: Seat) -> None: ...
+
+        def unpark(self, seat: Seat) -> None: ...
+
+    ticks = iter([12.0, 17.0, 18.0])
+    monkeypatch.setattr(seats, "perf_counter", lambda: next(ticks))
+    seat = Seat(Elsewhere())  # type: ignore[arg-type]
+    for way in ways.split():
+        getattr(seat, way)()
+    assert seat.seconds_here(10.0, ended) == expected
+    # What is rounded to less than nothing is nothing: a worker that reported it would be thrown out.
+    assert seat.seconds_here(18.0 + 1e-9, 18.0) == 0.0

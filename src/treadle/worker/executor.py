@@ -250,7 +250,7 @@ class Executor:
                 if job.flags & ALONG and nbytes <= INLINE:
                     packed, error = pack_small(value)
             if seat.moved:
-                seconds -= seat.seconds_away()
+                seconds = seat.seconds_here(started, started + seconds)
                 seat.forget()
             if transitions:
                 tell_end(transitions, job.key, seconds, nbytes, error)

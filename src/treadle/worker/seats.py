@@ -65,8 +65,9 @@ class Seat(Activity):
             self._seceded = False
             self.come_back()
 
-    def seconds_away(self) -> float:
-        """For how long the task was away, now that it ends."""
-        if self._depth:  # it seceded, and ends like that
-            self._absent += perf_counter() - self._left
-        return self._absent
+    def seconds_here(self, started: float, ended: float) -> float:
+        """For how long the task that ran between two readings of the clock occupied a thread; never below zero."""
+        absent = self._absent
+        if self._depth:  # it seceded, and ended like that
+            absent += ended - self._left
+        return max(0.0, ended - started - absent)

@@ -11,7 +11,7 @@ import pytest
 from client_parts import FakeCluster
 
 from treadle import Client, Future, LocalCluster
-from treadle.client.registry import UNFENCED
+from treadle.client.fences import UNFENCED
 from treadle.testing.tasks import Boom, boom, eventually, inc
 from treadle.wire import messages
 from treadle.wire.failures import pack_error
@@ -145,8 +145,8 @@ def test_many_keys(mute: FakeCluster, client: Client) -> None:
     mute.send(("fence", 1))
     mute.done(*keys, value="new")
     assert client.gather(futures) == ["new"] * len(keys)
-    assert not client.session.registry.releasing
-    assert not client.session.registry.fences
+    assert not client.session.registry.fences.stale
+    assert len(client.session.registry.fences) == 0
 
 
 def test_what_was_released_is_not_remembered_for_ever(fake: FakeCluster, client: Client) -> None:
@@ -154,10 +154,10 @@ def test_what_was_released_is_not_remembered_for_ever(fake: FakeCluster, client:
     client.session.flush()
     del futures
     client.session.flush()
-    assert len(client.session.registry.releasing) == UNFENCED - 1
+    assert len(client.session.registry.fences) == UNFENCED - 1
     assert not [message for message in fake.unread() if isinstance(message, messages.Fence)]
     client.submit(inc, 1, key="last").release()
-    eventually(lambda: not client.session.registry.releasing)
+    eventually(lambda: len(client.session.registry.fences) == 0)
 
 
 def test_no_release_no_fence(fake: FakeCluster, client: Client) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from treadle import Client, LocalCluster
@@ -156,9 +157,7 @@ class Hub:
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
         self.later: list[Any] = []
-        self.loop = SimpleNamespace(
-            call_soon=lambda *call: self.later.append(call), call_later=lambda *call: SimpleNamespace(cancel=int)
-        )
+        self.loop = SimpleNamespace(call_soon=lambda *call: self.later.append(call))
 
     def now(self) -> float:
         return 100.0
@@ -190,6 +189,14 @@ def member(role: str, ident: str) -> Any:
     return Somebody(role, ident)
 
 
+def came(journal: Journal, who: Any, received: list[Any], now: float) -> None:
+    journal.came(who, memoryview(msgspec.msgpack.encode(received)), received, now)
+
+
+def went(journal: Journal, who: Any, sent: list[Any], now: float) -> None:
+    journal.went(who, msgspec.msgpack.encode(sent), sent, now)
+
+
 def run_row(attempt: int, key: str) -> tuple[Any, ...]:
     return attempt, key, 0, 1, b"", [], 0
 
@@ -200,9 +207,9 @@ def test_a_journal_keeps_attempts_of_workers_apart() -> None:
     one, two = member("worker", "one"), member("worker", "two")
     for each in (one, two):
         journal.joined(each)
-    journal.went(one, [("run", [run_row(1, "x")], [])], 100.0)
-    journal.went(two, [("run", [run_row(1, "y")], [])], 100.0)
-    journal.came(two, [messages.Stopped([1])], 101.0)
+    went(journal, one, [("run", [run_row(1, "x")], [])], 100.0)
+    went(journal, two, [("run", [run_row(1, "y")], [])], 100.0)
+    came(journal, two, [messages.Stopped([1])], 101.0)
     journal.gone(one)
     assert events(hub.ask(journal, "story", ["x"])) == ["sent", "lost"]
     assert events(hub.ask(journal, "story", ["y"])) == ["sent", "stopped"]
@@ -213,8 +220,8 @@ def test_what_was_reported_together_is_laid_end_to_end() -> None:
     journal = Journal(hub)  # type: ignore[arg-type]
     worker = member("worker", "one")
     journal.joined(worker)
-    journal.went(worker, [("run", [run_row(1, "x"), run_row(2, "y")], [])], 100.0)
-    journal.came(worker, [messages.Finished([(1, 10, 2.0, None), (2, 10, 3.0, None)])], 110.0)
+    went(journal, worker, [("run", [run_row(1, "x"), run_row(2, "y")], [])], 100.0)
+    came(journal, worker, [messages.Finished([(1, 10, 2.0, None), (2, 10, 3.0, None)])], 110.0)
     first, second = hub.ask(journal, "task_stream", {})
     assert second["stop"] - second["start"] == pytest.approx(3.0)
     assert first["stop"] == pytest.approx(second["start"])
@@ -228,10 +235,33 @@ def test_a_journal_is_bounded() -> None:
     client = member("client", "c")
     journal.joined(client)
     for number in range(1000):
-        journal.came(client, [messages.Submit([f"x-{number}", f"y-{number}"], [1, 1], [b"", b""], [])], 1.0)
-    assert 100 < len(journal._notes) < 200
+        came(journal, client, [messages.Submit([f"x-{number}", f"y-{number}"], [1, 1], [b"", b""], [])], 1.0)
+    assert 400 < len(journal._notes) < 500
     assert hub.ask(journal, "story", ["x-0"]) == []
     assert events(hub.ask(journal, "story", ["x-999"])) == ["submitted"]
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_what_is_big_leaves_an_extract(size: int) -> None:
+    """The story is the same whether frames were kept as they are or not; big arguments and results are not kept."""
+    hub = Hub()
+    journal = Journal(hub)  # type: ignore[arg-type]
+    client, worker = member("client", "c"), member("worker", "w")
+    journal.joined(client)
+    journal.joined(worker)
+    for number in range(1, 11):
+        big = bytes(size)
+        came(journal, client, [messages.Submit(["x", f"y-{number}"], [1, 1], [big, b""], [])], 1.0)
+        went(journal, worker, [("run", [(number, "x", 0, 1, big, [], 0)], [])], 2.0)
+        came(journal, worker, [messages.Finished([(number, size, 0.5, big)])], 3.0)
+        went(journal, worker, [("release", ["x"])], 4.0)
+        came(journal, worker, [messages.Failed(number, 0.5, ("Boom", b"", "Traceback\nBoom: " + "o" * size, {}))], 5.0)
+        went(journal, client, [("done", [["x", 1, None]]), ("failed", [("z", "x"), ("x", "x")], "why")], 6.0)
+    assert journal._size < 20_000
+    assert events(hub.ask(journal, "story", ["x"])) == ["submitted", "sent", "finished", "dropped"] * 10
+    assert hub.ask(journal, "story", ["x"])[2]["about"] == {"seconds": 0.5, "nbytes": size}
+    assert events(hub.ask(journal, "story", ["z"])) == ["doomed"] * 10
+    assert len(hub.ask(journal, "task_stream", {})) == 10
 
 
 def test_a_search_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +270,7 @@ def test_a_search_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -
     journal = Journal(hub)  # type: ignore[arg-type]
     client = member("client", "c")
     journal.joined(client)
-    journal.came(client, [messages.Want(["x"]), messages.Cancel(["x"]), messages.Heartbeat(1, 1.0, 1, 1.0)], 1.0)
+    came(journal, client, [messages.Want(["x"]), messages.Cancel(["x"]), messages.Ask(1, "story")], 1.0)
     journal.topics()["story"](Inquiry(hub, None, 1, "story", ["x"]))  # type: ignore[arg-type]
     assert len(hub.later) == 1
     assert hub.sent == []

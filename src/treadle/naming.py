@@ -10,7 +10,7 @@ from typing import Any, Final
 from treadle.errors import InvalidKeyError
 from treadle.graph.spec import Ref, Task
 
-__all__ = ["brief_token", "check_key", "is_brief", "unique"]
+__all__ = ["brief_token", "check_key", "is_brief", "unique", "uniques"]
 
 
 def check_key(key: Any) -> None:
@@ -64,3 +64,9 @@ if hasattr(os, "register_at_fork"):
 def unique() -> str:
     """What makes a key different from all others."""
     return f"{_process}{next(_count):x}"
+
+
+def uniques(prefix: str, count: int) -> list[str]:
+    """Keys that begin with ``prefix`` and are different from all others."""
+    prefix += _process
+    return [f"{prefix}{number:x}" for number in itertools.islice(_count, count)]

@@ -7,6 +7,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from treadle.client.session import Session
 from treadle.client.shield import Shield
 from treadle.deferred import Delayed
 from treadle.errors import UserError
-from treadle.naming import unique
+from treadle.naming import unique, uniques
 from treadle.tokens import TokenizeError, tokenize
 from treadle.wire.functions import pack_function
 from treadle.wire.sizes import sizeof
@@ -130,9 +131,9 @@ class Calls:
         if keys is None and pure:
             keys = [prefix + blake2b(digest + payload, digest_size=16).hexdigest() for payload in payloads]
         elif keys is None:
-            keys = [prefix + unique() for _ in payloads]
+            keys = uniques(prefix, len(payloads))
         nothing: list[str] = []
-        return [(key, number, payload, nothing) for key, payload in zip(keys, payloads)]
+        return list(zip(keys, repeat(number), payloads, repeat(nothing)))
 
     def _each(
         self,
@@ -208,7 +209,7 @@ _STAND_INS: Final = (Future, Delayed)
 
 
 def _all_scalars(rows: Sequence[tuple[Any, ...]]) -> bool:
-    return all(SCALARS.issuperset(map(type, row)) for row in rows)
+    return SCALARS.issuperset(map(type, chain.from_iterable(rows)))
 
 
 class LargeArgumentWarning(UserWarning):

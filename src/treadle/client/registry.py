@@ -3,32 +3,24 @@
 A key may have several futures, made by submissions of the same pure task. They are held weakly: when the last one is
 gone, the key is released. A future that goes may do so anywhere, in any thread, inside of any other call; so all that
 it does is to leave its key in ``gone``, which needs no lock.
-
-A released key may be used again at once, for another task even, while the scheduler has news of the old one on their
-way to us. So a fence follows each release: a number that the scheduler sends back after all that it had to say before.
-Until then, what is said of these keys is old.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from threading import Lock
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 from weakref import ref
 
+from treadle.client.fences import Fences
 from treadle.client.future import FINISHED, PENDING, Failure, Future, Place
 from treadle.client.outbox import Options, Outbox, Row
 
-__all__ = ["UNFENCED", "Registry", "Unsettled"]
+__all__ = ["Registry", "Unsettled"]
 
 #: Futures that somebody may watch by the standard library's means, and what has become of them.
 Unsettled: TypeAlias = "list[tuple[Future[Any], Any]]"
-
-
-#: A fence costs both sides a message. There is one when a key is released and asked for again, and when so many were
-#: released.
-UNFENCED: Final = 1000
 
 
 class Registry:
@@ -39,15 +31,7 @@ class Registry:
         self.outbox = Outbox()
         self.futures: dict[str, list[ref[Future[Any]]] | ref[Future[Any]]] = {}
         self.gone: deque[str] = deque()
-        #: Keys that were released, and the number of the fence before which all news of them are old.
-        self.releasing: dict[str, int] = {}
-        #: Those of them whose fence is yet to be sent.
-        self.unfenced: list[str] = []
-        #: The fences that have not come back, and the keys behind each of them.
-        self.fences: deque[tuple[int, list[str]]] = deque()
-        #: The numbers of the last fence that was sent, and of the last one that came back.
-        self.fence = 0
-        self.passed = 0
+        self.fences = Fences()
         #: Results that are being fetched, and from where. What arrives for a key that was released meanwhile is old.
         self.fetching: dict[str, Place] = {}
         #: Futures that were cancelled and whose tasks may not have stopped, by key: for each answer that is to come,
@@ -77,8 +61,7 @@ class Registry:
         """
         known = self.futures
         keys = [future.key for future in futures]
-        if self.unfenced and not self.releasing.keys().isdisjoint(keys):
-            self._fence()
+        self._guard(keys)
         into = self.outbox.open(options, linked)
         if known.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
             known.update(zip(keys, map(ref, futures)))
@@ -95,7 +78,7 @@ class Registry:
             if self.join(future):
                 return
         else:
-            self._guard(key)
+            self._guard((key,))
             self.futures[key] = ref(future)
         self.outbox.open(options, bool(row[3])).append(row)
 
@@ -109,7 +92,7 @@ class Registry:
                 if self.futures.pop(key, None) is not None:
                     dropped.append(key)
                 self.release(dropped)
-            self._guard(key)
+            self._guard((key,))
             self.futures[key] = ref(future)
             return False
         self.futures[key] = [*map(ref, twins), ref(future)]
@@ -122,12 +105,16 @@ class Registry:
 
     def sweep(self) -> list[str]:
         """Forget the keys whose futures have all gone. Returns them: they are to be released."""
-        gone = self.gone
+        gone, futures = self.gone, self.futures
         dropped: list[str] = []
         while gone:
             key = gone.popleft()
-            entry = self.futures.get(key)
+            entry = futures.get(key)
             if entry is None:
+                continue
+            if type(entry) is ref and entry() is None:
+                del futures[key]
+                dropped.append(key)
                 continue
             alive = self.of(key)
             if not alive:
@@ -150,26 +137,22 @@ class Registry:
         self._close_off(keys)
 
     def _close_off(self, keys: list[str]) -> None:
-        """No news of these keys are wanted, before those that follow a fence after what was said last."""
-        self.unfenced.extend(keys)
-        self.releasing.update(dict.fromkeys(keys, self.fence + 1))
+        """What is said of these is old from now on."""
         if self.fetching:
             for key in keys:
                 self.fetching.pop(key, None)
-        if len(self.unfenced) >= UNFENCED:
+        if self.fences.release(keys):
             self._fence()
 
-    def _guard(self, key: str) -> None:
-        """A key is about to be asked for again: if it was released, a fence has to come between."""
-        if self.unfenced and self.releasing.get(key, 0) > self.fence:
+    def _guard(self, keys: Collection[str]) -> None:
+        """These are about to be asked for, perhaps again: if they were released, a fence has to come between."""
+        if self.fences.need_one(keys):
             self._fence()
+        self.fences.use(keys)
 
     def _fence(self) -> None:
         """Have the scheduler say, among its news, when it has read all that was said so far."""
-        self.fence += 1
-        self.outbox.add("fence", self.fence)
-        self.fences.append((self.fence, self.unfenced))
-        self.unfenced = []
+        self.outbox.add("fence", self.fences.send())
 
     # Out
 
@@ -179,12 +162,12 @@ class Registry:
         :returns: futures that have to be settled without the lock, and keys that were done before.
         """
         known = self.futures
-        releasing = self.releasing
+        stale = self.fences.stale
         later: Unsettled = []
         moved: list[str] = []
         for key, nbytes, packed, worker, address in rows:
             entry = known.get(key)
-            if entry is None or (releasing and key in releasing):
+            if entry is None or (stale and key in stale):
                 continue
             held: Any = Place(nbytes, worker, address) if packed is None else packed
             for each in entry if isinstance(entry, list) else (entry,):
@@ -214,7 +197,7 @@ class Registry:
     def started(self, keys: Iterable[str]) -> None:
         """These are being executed now."""
         for key in keys:
-            if key not in self.releasing:
+            if key not in self.fences.stale:
                 for future in self.of(key):
                     future._running = True
 
@@ -222,7 +205,7 @@ class Registry:
         """Take errors. Returns futures that have to be settled without the lock."""
         later: Unsettled = []
         for key, culprit, error in rows:
-            if key in self.releasing:
+            if key in self.fences.stale:
                 continue
             cancelled = error[0] == "cancelled"
             failure = None if cancelled else Failure(culprit, error)
@@ -265,7 +248,7 @@ class Registry:
         later: Unsettled = []
         dropped: list[str] = []
         for key in keys:
-            if self._answers(key) or key in self.releasing or key not in self.futures:
+            if self._answers(key) or key in self.fences.stale or key not in self.futures:
                 continue
             for future in self.of(key):
                 if reason:
@@ -281,7 +264,7 @@ class Registry:
         """Take the news that a key is cancelled as the answer to a cancellation. False if it cannot be one."""
         answers = self.cancelling.get(key)
         # One that was sent before the fence that precedes the cancellation was sent before it was known.
-        if answers is None or answers[0][0] > self.passed + 1:
+        if answers is None or answers[0][0] > self.fences.passed + 1:
             return False
         _, futures = answers.pop(0)
         self._stopped(futures)
@@ -311,21 +294,13 @@ class Registry:
                     future._reason = reason
                     self._settle(future, None, later)
                 del self.futures[key]
-                self.cancelling.setdefault(key, []).append((self.fence + 1, list(map(ref, futures))))
+                self.cancelling.setdefault(key, []).append((self.fences.last + 1, list(map(ref, futures))))
                 dropped.append(key)
         if dropped:
             self.outbox.add("cancel", dropped, *([True] if force else []))
             self._close_off(dropped)
             self._fence()
         return later
-
-    def fenced(self, number: int) -> None:
-        """A fence has come back: what was released before it has no old news any more."""
-        self.passed = number
-        while self.fences and self.fences[0][0] <= number:
-            for key in self.fences.popleft()[1]:
-                if self.releasing.get(key, number + 1) <= number:
-                    del self.releasing[key]
 
     def end(self, error: BaseException | None) -> Unsettled:
         """Nothing more will come: what is pending fails with ``error``, or is cancelled.
@@ -341,9 +316,7 @@ class Registry:
             for _, futures in answers:
                 self._stopped(futures)
         self.cancelling.clear()
-        self.releasing.clear()
         self.fences.clear()
-        self.unfenced.clear()
         self.futures.clear()
         self.gone.clear()
         self.outbox = Outbox()

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeAlias, TypeVar
 
@@ -340,7 +340,7 @@ class Session:
                 self.nudge()
             elif kind is messages.Fence:
                 with self.lock:
-                    self.registry.fenced(message.number)
+                    self.registry.fences.back(message.number)
             elif kind is messages.TasksStarted:
                 with self.lock:
                     self.registry.started(message.keys)
@@ -386,7 +386,7 @@ class Session:
 
     async def obtain(
         self,
-        futures: Sequence[Future[Any]],
+        futures: Collection[Future[Any]],
         fetch: bool = True,
         deadline: float | None = None,
         eager: bool = False,
@@ -408,7 +408,7 @@ class Session:
         return latch.failed
 
     def _watch(
-        self, futures: Sequence[Future[Any]], state: str, held: type | None, eager: bool, deadline: float | None
+        self, futures: Collection[Future[Any]], state: str, held: type | None, eager: bool, deadline: float | None
     ) -> Latch:
         """A latch that counts the futures of one state, and of those that are done one kind of result."""
         latch = Latch(self.lock, 0, eager, deadline)
@@ -426,7 +426,7 @@ class Session:
             self.check()
         return latch
 
-    async def _watching(self, futures: Sequence[Future[Any]], latch: Latch) -> None:
+    async def _watching(self, futures: Collection[Future[Any]], latch: Latch) -> None:
         try:
             await latch
         except BaseException:

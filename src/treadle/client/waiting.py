@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from treadle.client.future import Future
@@ -44,10 +45,11 @@ async def _wait(futures: set[Any], sessions: set[Session], timeout: float | None
     """Steps of :func:`wait`."""
     deadline = deadline_of(timeout)
     try:
-        if return_when == ALL_COMPLETED and all(isinstance(future, Future) for future in futures):
+        if return_when == ALL_COMPLETED and all(map(_is_ours, set(map(type, futures)))):
             for session in sessions:
-                own = [future for future in futures if future._session is session]
+                own = futures if len(sessions) == 1 else {each for each in futures if each._session is session}
                 await session.obtain(own, fetch=False, deadline=deadline)
+            return DoneAndNotDone(futures, set())
         else:
             await _wait_for_some(futures, sessions, deadline, return_when)
     except concurrent.futures.TimeoutError:
@@ -78,7 +80,16 @@ def _has_failed(future: Any) -> bool:
 
 
 def _sessions(futures: Iterable[Any]) -> set[Session]:
+    if all(map(_is_ours, set(map(type, futures)))):
+        return set(map(_session_of, futures))
     return {future._session for future in futures if isinstance(future, Future)}
+
+
+_session_of = attrgetter("_session")
+
+
+def _is_ours(kind: type) -> bool:
+    return issubclass(kind, Future)
 
 
 def _belongs_here(sessions: Iterable[Session]) -> bool:

@@ -128,8 +128,8 @@ class Placement:
         """Put the worker into the sets where it belongs by its load."""
         if worker.barred:
             return
-        count = worker.present()
-        busy = worker.busy()
+        count = worker.present
+        busy = count + worker.fading
         nthreads = worker.nthreads
         if busy < nthreads:
             self.idle.add(worker)
@@ -444,8 +444,8 @@ class Placement:
 
     def room(self, worker: Worker, task: Task) -> bool:
         """True if the worker should be sent this task now."""
-        count = worker.present()
-        busy = worker.busy()
+        count = worker.present
+        busy = count + worker.fading
         nthreads = worker.nthreads
         group = task.group
         if group.kind & ASYNCHRONOUS:
@@ -567,14 +567,14 @@ class Placement:
         seconds = 0.0
         if group.kind & ASYNCHRONOUS:
             worker.away.add(attempt)
-            worker.absent += 1
         else:
             seconds = estimate(task)
-            if worker.present() == 0:
+            if worker.present == 0:
                 worker.worst = task.order
                 worker.progress = self.now
             elif task.order > worker.worst:
                 worker.worst = task.order
+            worker.present += 1
         worker.processing[attempt] = task
         task.worker = worker
         task.attempt = attempt
@@ -619,7 +619,8 @@ class Placement:
         del worker.processing[attempt]
         if worker.away and attempt in worker.away:
             worker.away.discard(attempt)
-            worker.absent -= 1
+        else:
+            worker.present -= 1
         task.worker = None
         if task.recalled:
             task.recalled = False
@@ -628,7 +629,7 @@ class Placement:
         worker.expected -= task.expected
         for name, amount in task.needs.resources.items():
             worker.free[name] += amount
-        if worker.present() == 0:
+        if worker.present == 0:
             worker.occupancy = 0.0
         if not worker.processing:  # no rounding error outlives the tasks that it came from
             worker.expected = 0.0
@@ -643,6 +644,8 @@ class Placement:
             worker.stopping[attempt] = task.key
             if away:
                 worker.away.add(attempt)
+            else:
+                worker.fading += 1
             worker.add("cancel", attempt)
             self.mark(worker)
             self.weigh(worker)
@@ -654,11 +657,12 @@ class Placement:
         task = worker.processing.get(attempt)
         if task is not None:
             worker.away.add(attempt)
-            worker.absent += 1
+            worker.present -= 1
             worker.occupancy -= task.seconds
             task.seconds = 0.0
         elif attempt in worker.stopping:
             worker.away.add(attempt)
+            worker.fading -= 1
 
     def step_back(self, worker: Worker, attempt: int) -> None:
         """It has a thread again."""
@@ -666,8 +670,10 @@ class Placement:
             return
         worker.away.discard(attempt)
         task = worker.processing.get(attempt)
-        if task is not None:
-            worker.absent -= 1
+        if task is None:
+            worker.fading += 1
+        else:
+            worker.present += 1
             task.seconds = estimate(task)
             worker.occupancy += task.seconds
 
@@ -682,10 +688,12 @@ class Placement:
             raise InternalError(f"{self.nthreads} threads are counted")
         for worker in workers.values():
             busy = worker.busy()
-            absent = sum(1 for attempt in worker.processing if attempt in worker.away)
-            fading = sum(1 for attempt in worker.stopping if attempt in worker.away)
-            if worker.absent != absent or len(worker.away) != absent + fading:
-                raise InternalError(f"{worker!r} counts {worker.absent} of {len(worker.away)} away")
+            present = sum(1 for attempt in worker.processing if attempt not in worker.away)
+            fading = sum(1 for attempt in worker.stopping if attempt not in worker.away)
+            if worker.present != present or worker.fading != fading:
+                raise InternalError(f"{worker!r} counts {worker.present} and {worker.fading} for {present} and {fading}")
+            if busy + len(worker.away) != len(worker.processing) + len(worker.stopping):
+                raise InternalError(f"{worker!r} has {worker.away} away, and not all of them are with it")
             if not worker.mourners.keys() <= worker.stopping.keys():
                 raise InternalError(f"{worker!r} has news to come of {set(worker.mourners) - set(worker.stopping)}")
             seconds = 0.0
@@ -705,7 +713,7 @@ class Placement:
                     raise InternalError(f"{worker!r} is barred, and still may get tasks")
             elif (worker in self.idle) != (busy < worker.nthreads):
                 raise InternalError(f"{worker!r} has {busy} tasks, idle: {worker in self.idle}")
-            elif (worker in self.stuffed) != (worker.present() > 0 and busy > worker.nthreads):
+            elif (worker in self.stuffed) != (worker.present > 0 and busy > worker.nthreads):
                 raise InternalError(f"{worker!r} stuffed: {worker in self.stuffed}")
             if worker.lost:
                 continue
@@ -742,8 +750,8 @@ def free_of(worker: Worker) -> dict[str, float]:
 
 def surplus(worker: Worker) -> int:
     """How many tasks that cannot have started the worker could be asked to give back."""
-    unasked = worker.present() - worker.recalled
-    return min(unasked, worker.busy() - worker.recalled - worker.nthreads)
+    unasked = worker.present - worker.recalled
+    return min(unasked, unasked + worker.fading - worker.nthreads)
 
 
 def spares(nthreads: int) -> int:

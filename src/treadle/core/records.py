@@ -299,9 +299,11 @@ class Worker(Peer):
         self.processing: dict[int, Task] = {}
         #: Attempts that were cancelled and have not stopped yet.
         self.stopping: dict[int, str] = {}
-        #: Attempts, processing or stopping, that occupy no thread, and how many of them are processing.
+        #: Attempts, processing or stopping, that occupy no thread.
         self.away: set[int] = set()
-        self.absent: int = 0
+        #: How many occupy a thread or will: of those that are processing, and of those that are stopping.
+        self.present: int = 0
+        self.fading: int = 0
         #: Who is to be told when a cancelled attempt has stopped.
         self.mourners: dict[int, list[Client]] = {}
         self.attempts: int = 0
@@ -342,11 +344,7 @@ class Worker(Peer):
 
     def busy(self) -> int:
         """How many tasks occupy a thread or will."""
-        return len(self.processing) + len(self.stopping) - len(self.away)
-
-    def present(self) -> int:
-        """How many tasks occupy a thread or will, and were not cancelled."""
-        return len(self.processing) - self.absent
+        return self.present + self.fading
 
     def run(self, row: tuple[Any, ...], where: list[Any]) -> None:
         """Append a task, and the places of what it needs, to the messages."""

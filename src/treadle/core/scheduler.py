@@ -263,7 +263,10 @@ class Scheduler:
         key = worker.stopping.pop(attempt, None)
         if key is None:
             return None
-        worker.away.discard(attempt)
+        if attempt in worker.away:
+            worker.away.discard(attempt)
+        else:
+            worker.fading -= 1
         for client in worker.mourners.pop(attempt, NO_CLIENTS):
             if self.clients.get(client.ident) is client:
                 client.send(("cancelled", [key], CANCELLED_BY_CLIENT))

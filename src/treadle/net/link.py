@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from treadle.errors import ProtocolError
 from treadle.net.addresses import peer_address
-from treadle.wire.frames import FrameReader, encode_frame
+from treadle.wire.frames import FrameReader, Pieces, encode_frame
 
 __all__ = ["Decoder", "Link", "OnClosed", "OnMessages", "tune"]
 
@@ -80,6 +80,8 @@ class Link:
         self.unsent = 0
         #: Bytes that have come.
         self.received = 0
+        #: What the messages that are being handed over are made of; not valid any longer.
+        self.control = memoryview(b"")
         self._sock = sock
         self._fd = sock.fileno()
         self._reader = reader
@@ -124,7 +126,10 @@ class Link:
         :raises UserError: the messages are too big for one frame.
         :raises Exception: a message holds what msgpack cannot.
         """
-        pieces = encode_frame(messages, buffers)
+        self.send_pieces(encode_frame(messages, buffers))
+
+    def send_pieces(self, pieces: Pieces) -> None:
+        """Send one frame, encoded already; otherwise as :meth:`send`."""
         with self._lock:
             if self.closed:
                 return
@@ -246,8 +251,8 @@ class Link:
                 frame = self._reader.take()
                 if frame is None:
                     return
-                control, buffers = frame
-                self._on_messages(self._decode(control), buffers)
+                self.control, buffers = frame
+                self._on_messages(self._decode(self.control), buffers)
         except ProtocolError as error:
             self._violated(str(error))
         except Exception as error:

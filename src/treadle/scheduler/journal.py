@@ -1,17 +1,17 @@
 """What has come and gone: what is needed to tell the story of a task, kept until there is too much of it.
 
-Nothing is looked at when it happens. Batches of messages are put by, and notes are taken of many at a time. A message
-leaves a note that refers to what it held in columns (keys, attempts, durations), without arguments and results; which
-task an attempt belonged to is found out when somebody asks.
+Nothing is looked at when it happens. Frames are kept as they travelled, packed; what is in them, and which task an
+attempt belonged to, is found out when somebody asks. Of frames with big arguments or results an extract is kept.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -20,23 +20,17 @@ from treadle.scheduler.services import Ask, Inquiry, Service
 from treadle.wire import messages
 
 if TYPE_CHECKING:
-    import asyncio
-
     from treadle.scheduler.members import Member
     from treadle.scheduler.services import Hub
 
 __all__ = ["LIMIT", "Journal"]
 
-#: Bytes that all notes may take, as they are reckoned here.
-LIMIT: Final = 64 << 20
-#: Bytes of a note, and of each task in it: its key, an attempt, two numbers, and their places in lists.
-_NOTE: Final = 300
-_ROW: Final = 200
-#: Batches wait for notes to be taken of them until there are so many, or one is about more than a few tasks (whose
-#: arguments and results are not to be kept), or so many seconds have passed.
-FRESH: Final = 64
-FEW: Final = 8
-PAUSE: Final = 0.25
+#: Bytes that all notes may take, and what one takes beside its frame.
+LIMIT: Final = 32 << 20
+_NOTE: Final = 200
+#: Up to so many bytes, and so many for each task in it, a frame is kept as it is.
+SPARE: Final = 512
+DENSE: Final = 160
 #: Seconds within which two looks at clocks count as one.
 _AT_ONCE: Final = 0.001
 #: Seconds for which a search may hold up everything else.
@@ -44,61 +38,52 @@ _SLICE: Final = 0.005
 #: Characters that are kept of an error.
 _SHOWN: Final = 300
 
-
-#: What is kept of one message: the fields of a :class:`Note`. Lists are those of the message where it has them.
-_Raw: TypeAlias = "tuple[float, tuple[str, str, int], str, Sequence[Any], Sequence[Any], Sequence[Any]]"
-#: The last four of them.
-_Read: TypeAlias = "tuple[str, Sequence[Any], Sequence[Any], Sequence[Any]]"
+#: What a message has to tell: what has happened; the keys, or the attempts of the worker, that it has happened to; and
+#: more about each of them.
+_Tale: TypeAlias = "tuple[str, Sequence[Any], Sequence[Any], Sequence[Any]]"
 
 
-class Note(NamedTuple):
-    """One message, to be looked at."""
+class _Topic(NamedTuple):
+    """What is worth a note in one kind of message."""
 
-    now: float
-    #: Ident and name of the member, and how many tasks it executes at the same time (1 for a client).
-    who: tuple[str, str, int]
-    #: What has happened.
-    what: str
-    #: Keys, or attempts of the worker.
-    names: Sequence[Any]
-    #: More about each of them.
-    more: Sequence[Any]
-    other: Sequence[Any]
+    #: Where the tasks are listed in a message.
+    listed: Callable[[Any], Sequence[Any]]
+    tell: Callable[[Any], _Tale]
 
 
-def _finished(message: messages.Finished) -> _Read:
+def _finished(message: messages.Finished) -> _Tale:
     attempts, nbytes, seconds, _ = zip(*message.rows) if message.rows else ((), (), (), ())
     return "finished", attempts, nbytes, seconds
 
 
-def _failed(message: messages.Failed) -> _Read:
+def _failed(message: messages.Failed) -> _Tale:
     lines = message.error[2].strip().splitlines()
     about = lines[-1][:_SHOWN] if lines else message.error[0]
     return "failed", (message.attempt,), (about,), (message.seconds,)
 
 
-def _keys(what: str) -> Callable[[Any], _Read]:
-    return lambda message: (what, message.keys, (), ())
+def _keys(what: str) -> _Topic:
+    return _Topic(attrgetter("keys"), lambda message: (what, message.keys, (), ()))
 
 
-def _attempts(what: str) -> Callable[[Any], _Read]:
-    return lambda message: (what, message.attempts, (), ())
+def _attempts(what: str) -> _Topic:
+    return _Topic(attrgetter("attempts"), lambda message: (what, message.attempts, (), ()))
 
 
-def _rows(what: str) -> Callable[[Any], _Read]:
-    return lambda message: (what, tuple([row[0] for row in message.rows]), (), ())
+def _rows(what: str) -> _Topic:
+    return _Topic(attrgetter("rows"), lambda message: (what, [row[0] for row in message.rows], (), ()))
 
 
-#: What is worth a note of what comes.
-_CAME: Final[Mapping[type, Callable[[Any], _Read]]] = {
+#: Of what comes, by type.
+_CAME: Final[Mapping[Any, _Topic]] = {
     messages.Submit: _keys("submitted"),
     messages.Want: _keys("wanted"),
     messages.Release: _keys("released"),
     messages.Cancel: _keys("cancelled"),
     messages.Retry: _keys("retried"),
     messages.Placed: _rows("scattered"),
-    messages.Finished: _finished,
-    messages.Failed: _failed,
+    messages.Finished: _Topic(attrgetter("rows"), _finished),
+    messages.Failed: _Topic(lambda message: (message.attempt,), _failed),
     messages.Stopped: _attempts("stopped"),
     messages.Returned: _attempts("given back"),
     messages.Started: _attempts("started"),
@@ -107,57 +92,29 @@ _CAME: Final[Mapping[type, Callable[[Any], _Read]]] = {
     messages.Acquired: _rows("copied"),
 }
 
-
-def _sent(rows: Sequence[tuple[Any, ...]]) -> _Read:
-    first, last = rows[0][0], rows[-1][0]
-    # A worker's attempts are numbered one after another.
-    attempts = range(first, last + 1) if last - first == len(rows) - 1 else [row[0] for row in rows]
-    return "sent", attempts, [row[1] for row in rows], ()
+_second: Final = itemgetter(1)
 
 
-def _doomed(rows: Sequence[tuple[Any, ...]]) -> _Read:
-    return "doomed", tuple([row[0] for row in rows]), tuple([row[1] for row in rows]), ()
+def _sent(message: Sequence[Any]) -> _Tale:
+    return "sent", [row[0] for row in message[1]], [row[1] for row in message[1]], ()
 
 
-#: What is worth a note of what goes, by the name of the message; its rows.
-_WENT: Final[Mapping[str, Callable[[Any], _Read]]] = {
-    "run": _sent,
-    "failed": _doomed,
-    "release": lambda keys: ("dropped", keys, (), ()),
-    "recall": lambda attempts: ("recalled", attempts, (), ()),
-    "cancel": lambda attempts: ("told to stop", attempts, (), ()),
+def _doomed(message: Sequence[Any]) -> _Tale:
+    return "doomed", [row[0] for row in message[1]], [row[1] for row in message[1]], ()
+
+
+def _listed(what: str) -> _Topic:
+    return _Topic(_second, lambda message: (what, message[1], (), ()))
+
+
+#: Of what goes, by name.
+_WENT: Final[Mapping[Any, _Topic]] = {
+    "run": _Topic(_second, _sent),
+    "failed": _Topic(_second, _doomed),
+    "release": _listed("dropped"),
+    "recall": _listed("recalled"),
+    "cancel": _listed("told to stop"),
 }
-
-
-class _Kinds(Protocol):
-    """How to read the messages of one direction."""
-
-    def size(self, message: Any) -> int:
-        """About how many tasks a message is about."""
-
-    def read(self, message: Any) -> _Read | None: ...
-
-
-class _Came:
-    def size(self, message: Any) -> int:
-        return len(message.keys) if type(message) is messages.Submit else 0
-
-    def read(self, message: Any) -> _Read | None:
-        take = _CAME.get(type(message))
-        return None if take is None else take(message)
-
-
-class _Went:
-    def size(self, message: Any) -> int:
-        return len(message[1]) if message[0] == "run" else 0
-
-    def read(self, message: Any) -> _Read | None:
-        put = _WENT.get(message[0])
-        return None if put is None else put(message[1])
-
-
-_CAME_KINDS: Final = _Came()
-_WENT_KINDS: Final = _Went()
 
 #: What names attempts.
 _OF_ATTEMPTS: Final = frozenset(
@@ -165,6 +122,64 @@ _OF_ATTEMPTS: Final = frozenset(
 )
 #: What ends an attempt.
 _ENDS: Final = frozenset(("finished", "failed", "stopped", "given back"))
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+class _Source(NamedTuple):
+    """Where frames come from, and how to read them."""
+
+    decode: Callable[[bytes], list[Any]]
+    kind: Callable[[Any], Any]
+    topics: Mapping[Any, _Topic]
+
+    def count(self, batch: Sequence[Any]) -> int:
+        """How many tasks messages have something to tell of."""
+        count = 0
+        for message in batch:
+            topic = self.topics.get(self.kind(message))
+            if topic is not None:
+                count += len(topic.listed(message))
+        return count
+
+    def tales(self, batch: Sequence[Any]) -> Iterator[_Tale]:
+        for message in batch:
+            topic = self.topics.get(self.kind(message))
+            if topic is not None:
+                yield topic.tell(message)
+
+
+class _Extracts:
+    """Reads what was written here."""
+
+    @staticmethod
+    def decode(blob: bytes) -> list[Any]:
+        return _decode(blob)
+
+    @staticmethod
+    def tales(batch: Sequence[Any]) -> Sequence[Any]:
+        return batch
+
+
+_FROM_CLIENT: Final = _Source(messages.FROM_CLIENT.decode, type, _CAME)
+_FROM_WORKER: Final = _Source(messages.FROM_WORKER.decode, type, _CAME)
+_FROM_HERE: Final = _Source(_decode, itemgetter(0), _WENT)
+_EXTRACTS: Final = _Extracts()
+
+
+class Note(NamedTuple):
+    """Part of a frame, to be looked at."""
+
+    now: float
+    #: Ident and name of the member, and how many tasks it executes at the same time (1 for a client).
+    who: tuple[str, str, int]
+    what: str
+    #: Keys, or attempts of the worker.
+    names: Sequence[Any]
+    #: More about each of them.
+    more: Sequence[Any]
+    other: Sequence[Any]
 
 
 class _Span(msgspec.Struct):
@@ -181,11 +196,8 @@ class Journal(Service):
     def __init__(self, hub: Hub, limit: int = LIMIT) -> None:
         super().__init__(hub)
         self._limit: Final = limit
-        self._notes: Final[deque[_Raw]] = deque()
+        self._notes: Final[deque[tuple[float, tuple[str, str, int], _Source | _Extracts, bytes]]] = deque()
         self._size = 0
-        #: Batches of which no notes were taken yet, and when that will be done at the latest.
-        self._fresh: list[tuple[float, tuple[str, str, int], Sequence[Any], _Kinds]] = []
-        self._timer: asyncio.TimerHandle | None = None
         self._who: Final[dict[Member, tuple[str, str, int]]] = {}
         #: What to add to our clock to get seconds since the epoch: looked up often, since that clock may be set.
         self._epoch = 0.0
@@ -193,42 +205,38 @@ class Journal(Service):
             pass
 
     def __repr__(self) -> str:
-        return f"<Journal of {len(self._notes)} messages, about {self._size} bytes>"
+        return f"<Journal of {len(self._notes)} frames, {self._size} bytes>"
 
     # Notes
 
-    def came(self, member: Member, received: Sequence[Any], now: float) -> None:
-        """Messages of a member have come."""
-        self._put_by(now, member, received, _CAME_KINDS)
+    def came(self, member: Member, control: memoryview, received: Sequence[Any], now: float) -> None:
+        """A frame of a member has come: its control part, and the messages in it."""
+        self._take(now, member, _FROM_WORKER if member.role == "worker" else _FROM_CLIENT, control, received)
 
-    def went(self, member: Member, rows: Sequence[tuple[Any, ...]], now: float) -> None:
-        """The core had something to say to a member."""
-        self._put_by(now, member, rows, _WENT_KINDS)
+    def went(self, member: Member, control: bytes | memoryview, sent: Sequence[Any], now: float) -> None:
+        """A frame was sent to a member: its control part, and the messages in it."""
+        self._take(now, member, _FROM_HERE, control, sent)
 
-    def _put_by(self, now: float, member: Member, batch: Sequence[Any], kinds: _Kinds) -> None:
-        """Keep a batch as it is until there is time: whoever waits for an answer to it waits no longer for this."""
-        self._fresh.append((now, self._who[member], batch, kinds))
+    def _take(
+        self, now: float, member: Member, source: _Source, control: bytes | memoryview, batch: Sequence[Any]
+    ) -> None:
+        kind, topics = source.kind, source.topics
         for message in batch:
-            if kinds.size(message) > FEW:
-                self._digest()
-                return
-        if len(self._fresh) >= FRESH:
-            self._digest()
-        elif self._timer is None:
-            self._timer = self.hub.loop.call_later(PAUSE, self._digest)
+            if kind(message) in topics:
+                break
+        else:
+            return
+        size = len(control)
+        if size <= SPARE or size <= SPARE + DENSE * source.count(batch):
+            self._note(now, self._who[member], source, bytes(control))
+        else:
+            self._note(now, self._who[member], _EXTRACTS, _encode(list(source.tales(batch))))
 
-    def _digest(self) -> None:
-        """Make notes of what was put by."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._set_clock()
-        fresh, self._fresh = self._fresh, []
-        for now, who, batch, kinds in fresh:
-            for message in batch:
-                read = kinds.read(message)
-                if read is not None:
-                    self._note(now, who, read)
+    def _note(self, now: float, who: tuple[str, str, int], source: _Source | _Extracts, blob: bytes) -> None:
+        self._notes.append((now, who, source, blob))
+        self._size += _NOTE + len(blob)
+        while self._size > self._limit:
+            self._size -= _NOTE + len(self._notes.popleft()[3])
 
     def _set_clock(self) -> bool:
         """Compare the clocks. False if this process was held up in between, so that nothing can be said."""
@@ -238,23 +246,12 @@ class Journal(Service):
         self._epoch = wall - after
         return True
 
-    def _note(self, now: float, who: tuple[str, str, int], read: _Read) -> None:
-        self._notes.append((now, who, *read))
-        self._size += _NOTE + _ROW * len(read[1])
-        while self._size > self._limit:
-            self._size -= _NOTE + _ROW * len(self._notes.popleft()[3])
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
     def joined(self, member: Member) -> None:
         nthreads = 1 if member.details is None else member.details.nthreads
         self._who[member] = (member.peer.ident, member.name, nthreads)
 
     def gone(self, member: Member) -> None:
-        self._digest()
-        self._note(self.hub.now(), self._who.pop(member), ("lost", (), (), ()))
+        self._note(self.hub.now(), self._who.pop(member), _EXTRACTS, _encode([("lost", (), (), ())]))
 
     # Questions
 
@@ -264,14 +261,14 @@ class Journal(Service):
     def _story(self, inquiry: Inquiry) -> None:
         """What has happened to some tasks."""
         keys: list[str] = read(inquiry, list[str], "a list of keys")
-        self._digest()
+        self._set_clock()
         found: list[dict[str, Any]] = []
         self._search(inquiry, self._tell(frozenset(keys), found), found)
 
     def _task_stream(self, inquiry: Inquiry) -> None:
         """Which task ran where and when."""
         span: _Span = read(inquiry, _Span, "a map of start, stop and count")
-        self._digest()
+        self._set_clock()
         found: deque[dict[str, Any]] = deque(maxlen=span.count)
         self._search(inquiry, self._ran(span, found), found)
 
@@ -287,31 +284,43 @@ class Journal(Service):
 
     def _tell(self, wanted: frozenset[str], found: list[dict[str, Any]]) -> Generator[None, None, None]:
         """Steps of ``story``."""
+        # A frame that has not got these bytes does not name a task that is wanted.
+        spelt = [key.encode() for key in wanted]
+        #: The attempts of tasks that are wanted, of each worker that has any.
         runs: dict[tuple[str, str, int], dict[int, str]] = {}
-        for raw in list(self._notes):
-            note = Note(*raw)
-            what, names = note.what, note.names
-            if what == "sent":
-                if not wanted.isdisjoint(note.more):
-                    for attempt, key in zip(names, note.more):
-                        if key in wanted:
-                            runs.setdefault(note.who, {})[attempt] = key
-                            self._add(found, note, key)
-            elif what == "lost":
-                for key in runs.pop(note.who, {}).values():
-                    self._add(found, note, key)
-            elif what in _OF_ATTEMPTS:
-                mine = runs.get(note.who)
-                if mine and not mine.keys().isdisjoint(names):
-                    for place, attempt in enumerate(names):
-                        if attempt in mine:
-                            key = mine.pop(attempt) if what in _ENDS else mine[attempt]
-                            self._add(found, note, key, place)
-            elif not wanted.isdisjoint(names):
-                for place, key in enumerate(names):
-                    if key in wanted and not (what == "doomed" and note.more[place] == key):
-                        self._add(found, note, key, place)
+        for now, who, source, blob in list(self._notes):
+            if who in runs or any(key in blob for key in spelt):
+                mine = runs.pop(who, {})
+                for tale in source.tales(source.decode(blob)):
+                    self._tell_of(Note(now, who, *tale), wanted, mine, found)
+                if mine:
+                    runs[who] = mine
             yield
+
+    def _tell_of(self, note: Note, wanted: frozenset[str], mine: dict[int, str], found: list[dict[str, Any]]) -> None:
+        """What a note says of tasks that are wanted.
+
+        :param mine: the attempts of such tasks that its worker was given.
+        """
+        what, names = note.what, note.names
+        if what == "sent":
+            for attempt, key in zip(names, note.more):
+                if key in wanted:
+                    mine[attempt] = key
+                    self._add(found, note, key)
+        elif what == "lost":
+            for key in mine.values():
+                self._add(found, note, key)
+            mine.clear()
+        elif what in _OF_ATTEMPTS:
+            for place, attempt in enumerate(names):
+                if attempt in mine:
+                    key = mine.pop(attempt) if what in _ENDS else mine[attempt]
+                    self._add(found, note, key, place)
+        else:
+            for place, key in enumerate(names):
+                if key in wanted and not (what == "doomed" and note.more[place] == key):
+                    self._add(found, note, key, place)
 
     def _add(self, found: list[dict[str, Any]], note: Note, key: str, place: int = 0) -> None:
         about: Any = None
@@ -327,17 +336,18 @@ class Journal(Service):
     def _ran(self, span: _Span, found: deque[dict[str, Any]]) -> Generator[None, None, None]:
         """Steps of ``task_stream``."""
         runs: dict[tuple[str, str, int], dict[int, str]] = {}
-        for raw in list(self._notes):
-            note = Note(*raw)
-            if note.what == "sent":
-                runs.setdefault(note.who, {}).update(zip(note.names, note.more))
-            elif note.what in _ENDS:
-                mine = runs.get(note.who, {})
-                keys = [mine.pop(attempt, None) for attempt in note.names]
-                if note.what in ("finished", "failed"):
-                    self._reckon(note, keys, span, found)
-            elif note.what == "lost":
-                runs.pop(note.who, None)
+        for now, who, source, blob in list(self._notes):
+            for tale in source.tales(source.decode(blob)):
+                note = Note(now, who, *tale)
+                if note.what == "sent":
+                    runs.setdefault(who, {}).update(zip(note.names, note.more))
+                elif note.what in _ENDS:
+                    mine = runs.get(who, {})
+                    keys = [mine.pop(attempt, None) for attempt in note.names]
+                    if note.what in ("finished", "failed"):
+                        self._reckon(note, keys, span, found)
+                elif note.what == "lost":
+                    runs.pop(who, None)
             yield
 
     def _reckon(self, note: Note, keys: Sequence[str | None], span: _Span, found: deque[dict[str, Any]]) -> None:

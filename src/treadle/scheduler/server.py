@@ -29,7 +29,7 @@ from treadle.scheduler.setups import Setups
 from treadle.scheduler.sharing import Sharing
 from treadle.scheduler.topics import QuestionError, Topics
 from treadle.wire import messages
-from treadle.wire.frames import AFTER_HANDSHAKE, Limits
+from treadle.wire.frames import AFTER_HANDSHAKE, Limits, encode_frame, sole_control
 
 if TYPE_CHECKING:
     from treadle.core.records import Peer
@@ -313,7 +313,7 @@ class Server:
         peer = member.peer
         self.flush_soon()
         if peer in self._members:
-            self._journal.came(member, received, now)
+            self._journal.came(member, member.link.control, received, now)
         for message in received:
             if peer not in self._members:
                 return  # it has left: what it says after that concerns nobody
@@ -436,12 +436,10 @@ class Server:
 
     def _flush(self) -> None:
         self._flushing = False
-        now = self._clock()
         for peer in self.core.flush():
             rows = peer.take()
             member = self._members.get(peer)
             if member is not None:
-                self._journal.went(member, rows, now)
                 self._send(member, rows)
             elif peer in self._listeners:
                 self._listeners[peer](rows)
@@ -457,7 +455,9 @@ class Server:
     def _send(self, member: Member, rows: list[tuple[Any, ...]]) -> None:
         link = member.link
         try:
-            link.send(rows)
+            pieces = encode_frame(rows)
+            self._journal.went(member, sole_control(pieces), rows, self._clock())
+            link.send_pieces(pieces)
         except UserError as error:  # more than a frame can hold
             if len(rows) > 1:
                 self._send(member, rows[: len(rows) // 2])

@@ -17,12 +17,25 @@ import msgspec
 
 from treadle.errors import ProtocolError, UserError
 
-__all__ = ["AFTER_HANDSHAKE", "BEFORE_HANDSHAKE", "Frame", "FrameReader", "Limits", "encode_frame", "raw_view"]
+__all__ = [
+    "AFTER_HANDSHAKE",
+    "BEFORE_HANDSHAKE",
+    "Frame",
+    "FrameReader",
+    "Limits",
+    "Pieces",
+    "encode_frame",
+    "raw_view",
+    "sole_control",
+]
 
 HEADER: Final = struct.Struct("<II")
 
 #: The control part and the buffers of a frame. The control part is only valid until the next call of the reader.
 Frame: TypeAlias = "tuple[memoryview, list[memoryview]]"
+
+#: A frame as it is sent: to be written one after another.
+Pieces: TypeAlias = "list[bytes | memoryview]"
 
 #: Bytes of the memory that is read into; what is bigger than DIRECT is read straight into memory of its own.
 CAPACITY: Final = 256 * 1024
@@ -48,7 +61,7 @@ AFTER_HANDSHAKE: Final = Limits(256 * 1024 * 1024, 65536, 64 * 1024**3)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def encode_frame(messages: Sequence[Sequence[Any]], buffers: Iterable[Any] = ()) -> list[bytes | memoryview]:
+def encode_frame(messages: Sequence[Sequence[Any]], buffers: Iterable[Any] = ()) -> Pieces:
     """The pieces of one frame, to be sent one after another. Big buffers are not copied.
 
     :param messages: tuples of what msgpack can hold.
@@ -70,6 +83,11 @@ def encode_frame(messages: Sequence[Sequence[Any]], buffers: Iterable[Any] = ())
     sizes = [view.nbytes for view in views]
     head = HEADER.pack(length, len(views)) + struct.pack(f"<{len(views)}Q", *sizes) + control
     return [head, *(view for view in views if view.nbytes)]
+
+
+def sole_control(pieces: Pieces) -> bytes | memoryview:
+    """The control part of a frame without buffers."""
+    return pieces[1] if len(pieces) == 2 else pieces[0][HEADER.size :]
 
 
 def raw_view(buffer: Any) -> memoryview:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from typing import Any, Final
 
 __all__ = ["PACKAGES", "compare", "own_versions"]
@@ -18,6 +17,7 @@ def own_versions(packages: Iterable[str] = ()) -> dict[str, str | None]:
     :param packages: more names, as packages are installed.
     """
     import platform
+    from importlib import metadata  # takes as long to import as all of Treadle
 
     from treadle._version import __version__
 

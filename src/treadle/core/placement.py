@@ -691,7 +691,9 @@ class Placement:
             present = sum(1 for attempt in worker.processing if attempt not in worker.away)
             fading = sum(1 for attempt in worker.stopping if attempt not in worker.away)
             if worker.present != present or worker.fading != fading:
-                raise InternalError(f"{worker!r} counts {worker.present} and {worker.fading} for {present} and {fading}")
+                raise InternalError(
+                    f"{worker!r} counts {worker.present} and {worker.fading} for {present} and {fading}"
+                )
             if busy + len(worker.away) != len(worker.processing) + len(worker.stopping):
                 raise InternalError(f"{worker!r} has {worker.away} away, and not all of them are with it")
             if not worker.mourners.keys() <= worker.stopping.keys():

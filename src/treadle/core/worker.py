@@ -63,7 +63,7 @@ from typing import Any, Final, final
 from treadle.core.worker_data import ABSENT, FETCHING, GONE, QUEUED, Datum, Fetching, Place
 from treadle.errors import ProtocolError
 
-__all__ = ["ACTOR", "ALONG", "ASYNCHRONOUS", "STARTS", "Job", "WorkerState"]
+__all__ = ["ACTOR", "ALONG", "ASYNCHRONOUS", "HANDS", "STARTS", "TURN", "Job", "WorkerState"]
 
 #: Attempt, key, order, function, payload, keys of the dependencies, flags.
 RunRow = tuple[int, str, int, int, bytes, list[str], int]
@@ -92,6 +92,10 @@ ACTOR: Final = 8
 NO_KEYS: Final[list[str]] = []
 NO_VALUES: Final[list[Any]] = []
 NO_DATA: Final[list[Datum]] = []
+
+#: What a worker's state may want: a turn of the event loop, and more threads at work.
+TURN: Final = 1
+HANDS: Final = 2
 
 #: The order of what no task waits for: after everything else.
 ACQUIRED: Final = 1 << 62
@@ -300,6 +304,18 @@ class WorkerState:
             self.begin(job)
             return job
         return None
+
+    def wants(self, idle: bool) -> int:
+        """What is to be done now that a thread has taken a job, or has found none: a sum of TURN and HANDS.
+
+        :param idle: it has found none, and sends what there is to report itself.
+        """
+        wanted = 0
+        if (not idle and (self.outbox or self.begun)) or self.fetching.idle:
+            wanted = TURN
+        if self.ready_away or (self.ready > 0 and self.executing < self.nthreads):
+            wanted += HANDS
+        return wanted
 
     def take_away(self) -> list[Job]:
         """Hand out all asynchronous jobs that are ready. They occupy no thread."""

@@ -211,21 +211,21 @@ class Journal(Service):
 
     def came(self, member: Member, control: memoryview, received: Sequence[Any], now: float) -> None:
         """A frame of a member has come: its control part, and the messages in it."""
-        self._take(now, member, _FROM_WORKER if member.role == "worker" else _FROM_CLIENT, control, received)
+        for message in received:
+            if type(message) in _CAME:
+                self._take(now, member, _FROM_WORKER if member.role == "worker" else _FROM_CLIENT, control, received)
+                return
 
     def went(self, member: Member, control: bytes | memoryview, sent: Sequence[Any], now: float) -> None:
         """A frame was sent to a member: its control part, and the messages in it."""
-        self._take(now, member, _FROM_HERE, control, sent)
+        for message in sent:
+            if message[0] in _WENT:
+                self._take(now, member, _FROM_HERE, control, sent)
+                return
 
     def _take(
         self, now: float, member: Member, source: _Source, control: bytes | memoryview, batch: Sequence[Any]
     ) -> None:
-        kind, topics = source.kind, source.topics
-        for message in batch:
-            if kind(message) in topics:
-                break
-        else:
-            return
         size = len(control)
         if size <= SPARE or size <= SPARE + DENSE * source.count(batch):
             self._note(now, self._who[member], source, bytes(control))

@@ -436,11 +436,12 @@ class Server:
 
     def _flush(self) -> None:
         self._flushing = False
+        now = self._clock()
         for peer in self.core.flush():
             rows = peer.take()
             member = self._members.get(peer)
             if member is not None:
-                self._send(member, rows)
+                self._send(member, rows, now)
             elif peer in self._listeners:
                 self._listeners[peer](rows)
         if self._answers:
@@ -448,20 +449,20 @@ class Server:
             self._answers.clear()
             for member, message in answers:
                 if member.peer in self._members:
-                    self._send(member, [message])
+                    self._send(member, [message], now)
         if self.core.restless:
             self._wake_at(SOON)
 
-    def _send(self, member: Member, rows: list[tuple[Any, ...]]) -> None:
+    def _send(self, member: Member, rows: list[tuple[Any, ...]], now: float) -> None:
         link = member.link
         try:
             pieces = encode_frame(rows)
-            self._journal.went(member, sole_control(pieces), rows, self._clock())
+            self._journal.went(member, sole_control(pieces), rows, now)
             link.send_pieces(pieces)
         except UserError as error:  # more than a frame can hold
             if len(rows) > 1:
-                self._send(member, rows[: len(rows) // 2])
-                self._send(member, rows[len(rows) // 2 :])
+                self._send(member, rows[: len(rows) // 2], now)
+                self._send(member, rows[len(rows) // 2 :], now)
             else:
                 link.close(str(error))
         except Exception as error:

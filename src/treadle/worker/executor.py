@@ -20,7 +20,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from treadle.client.inside import here
-from treadle.core.worker import ALONG, Job, WorkerState
+from treadle.core.worker import ALONG, HANDS, TURN, Job, WorkerState
 from treadle.errors import TaskNotSerializableError, UserError
 from treadle.wire.failures import PackedError
 from treadle.wire.functions import unpack_function
@@ -197,9 +197,12 @@ class Executor:
         self._coming -= 1
         while True:
             job = state.take()
-            if state.ready_away:
+            wanted = state.wants(job is None)
+            if wanted >= HANDS:
                 self.rouse()
-            wakes = self._wants_turn(job is None)
+            wakes = wanted & TURN and not self._woken
+            if wakes:
+                self._woken = True
             if job is None:
                 stays = len(self._idle) < nthreads
                 if stays:
@@ -224,8 +227,6 @@ class Executor:
             if slot < 0:
                 slot = seat.slot = free.pop()
             seat.job = job
-            if state.ready and state.executing < nthreads:
-                self.rouse()
             release()
             value = packed = error = None
             if wakes:
@@ -283,21 +284,12 @@ class Executor:
                 else:
                     state.on_failure(job, seconds, error)
             self.rouse()
-            wakes = self._wants_turn(True)
+            wakes = state.wants(True) & TURN and not self._woken
+            if wakes:
+                self._woken = True
         if wakes:
             self._wake()
         self.flush()
-
-    def _wants_turn(self, idle: bool) -> bool:
-        """Whether the event loop is to be woken. Called with the lock held.
-
-        :param idle: the calling thread has nothing to execute, and sends what there is to report itself.
-        """
-        state = self.state
-        if self._woken or not (((state.outbox or state.begun) and not idle) or state.fetching.idle):
-            return False
-        self._woken = True
-        return True
 
     def load(self, fid: int, key: str) -> Callable[..., Any]:
         """The function with a number, unpickled when it is first used.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from treadle.client.calls import BIG, CHUNK, Calls, judge_size
+from treadle.client.calls import BIG, CHUNK, Calls, Known, judge_size
 from treadle.client.future import Future
 from treadle.client.outbox import Options
 from treadle.client.tasks import collect, value_of
@@ -44,6 +44,8 @@ class Shipment:
         #: The position of each task among the rows, by rank, and of each value that is sent by itself, by identity.
         self._positions: dict[int, int] = {}
         self._values: dict[int, int] = {}
+        #: The functions of this graph, by identity.
+        self._functions: dict[int, Known] = {}
         self._pack()
 
     def __repr__(self) -> str:
@@ -180,7 +182,9 @@ class Shipment:
         deps: list[Any],
         nested: bool,
     ) -> tuple[str, int, bytes, list[Any]]:
-        known = self._calls.function(func, False, key)  # nobody has said that it may be called twice
+        known = self._functions.get(id(func))
+        if known is None:  # nobody has said that it may be called twice
+            known = self._functions[id(func)] = self._calls.function(func, False, key)
         payload = pack_call(key, args, kwargs, deps, nested)
         if len(payload) > BIG:
             judge_size(key, args, kwargs, payload, 0)

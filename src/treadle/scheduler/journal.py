@@ -30,7 +30,7 @@ LIMIT: Final = 32 << 20
 _NOTE: Final = 200
 #: Up to so many bytes, and so many for each task in it, a frame is kept as it is.
 SPARE: Final = 512
-DENSE: Final = 160
+DENSE: Final = 400
 #: Seconds within which two looks at clocks count as one.
 _AT_ONCE: Final = 0.001
 #: Seconds for which a search may hold up everything else.

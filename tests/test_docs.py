@@ -49,7 +49,8 @@ def script_of(blocks: list[Block]) -> str:
 def run(script: Path, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TREADLE_")}
     environment["PYTHONPATH"] = str(Path(treadle.__file__).parent.parent)
-    command = [sys.executable, "-W", "error", str(script)]
+    # Unbuffered: on one page a worker writes to the same stream, and its line has to stand between the right ones.
+    command = [sys.executable, "-u", "-W", "error", str(script)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout

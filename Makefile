@@ -29,9 +29,12 @@ CLEANLY := env -u PYTHONPATH -u PYTHONHOME -u TREADLE_PURE_PYTHON
 # Two files of tests at a time, in half of the time: make test SPLIT='-n 2 --dist loadfile'
 SPLIT ?=
 
+# Which of Dask's packages `make upstream` tests.
+UPSTREAM ?= dask.tests.test_delayed dask.bag dask.array
+
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types simulate soak pypy node bench docs clean
+.PHONY: help demo test check lint types simulate soak upstream pypy node bench docs clean
 
 help:  ## list the targets
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -62,6 +65,13 @@ simulate: $(TESTABLE)  ## thousands of random storms over a simulated cluster
 
 soak: $(TESTABLE)  ## locks, semaphores and queues for 2 minutes while their holders are killed
 	@$(CLEANLY) $(VENV)/bin/python tests/soak/coordination.py --seconds 120
+
+upstream: $(TESTABLE)  ## Dask's own tests of arrays, bags and delayed values, on threads and on a cluster
+	@mkdir -p $(VENV)/upstream
+	@for kind in threads cluster; do for package in $(UPSTREAM); do \
+	    echo "== $$package, $$kind"; (cd $(VENV)/upstream && $(CLEANLY) PYTHONPATH=$(CURDIR)/tests/upstream ../bin/python -m pytest \
+	    -q -c $(CURDIR)/tests/upstream/pytest.ini --rootdir . -p no:cacheprovider -p treadle_upstream --treadle $$kind $(SPLIT) \
+	    --pyargs $$package) || exit 1; done; done
 
 pypy:  ## the core of the cluster and its simulation under PyPy, where there is one
 	@if command -v pypy3 >/dev/null; then $(CLEANLY) pypy3 tests/pypy/run.py; else echo '== no pypy3: not run'; fi

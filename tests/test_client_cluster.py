@@ -486,7 +486,7 @@ def test_persist(client: Client, tmp_path: Path) -> None:
     assert client.persist([lazy, more])[1].compute(scheduler=client) == 41
     assert path.read_text() == "x"
     with pytest.raises(TypeError, match="unexpected keyword argument 'sync'"):
-        client.persist(lazy, sync=True)
+        client.persist(lazy, sync=True)  # type: ignore[call-arg]
 
 
 def test_the_default_client(cluster: LocalCluster) -> None:

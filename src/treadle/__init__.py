@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from treadle.graph.spec import Data as Data
     from treadle.graph.spec import Ref as Ref
     from treadle.graph.spec import Task as Task
+    from treadle.integrations.dask import use as use
     from treadle.plugins import SchedulerPlugin as SchedulerPlugin
     from treadle.plugins import WorkerPlugin as WorkerPlugin
     from treadle.scheduling import get as get
@@ -92,6 +93,7 @@ _HOMES = {
     "rejoin": "treadle.worker.context",
     "secede": "treadle.worker.context",
     "tokenize": "treadle.tokens",
+    "use": "treadle.integrations.dask",
     "visualize": "treadle.drawing",
     "wait": "treadle.client.waiting",
     "worker_client": "treadle.worker.context",
@@ -139,6 +141,7 @@ __all__ = [
     "sync",
     "threaded",
     "tokenize",
+    "use",
     "visualize",
     "wait",
     "worker_client",

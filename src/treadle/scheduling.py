@@ -13,7 +13,7 @@ from treadle.errors import UserError
 from treadle.local.drive import Driver, Outcome, SyncDriver, execute
 from treadle.local.nesting import confined
 
-__all__ = ["SchedulerError", "get", "outcome"]
+__all__ = ["SchedulerError", "check_name", "get", "outcome"]
 
 _NAMES = {
     "sync": "sync",
@@ -98,15 +98,20 @@ def _foreign(scheduler: Callable[..., Any], graph: Any, keys: Any, extra: dict[s
         return Outcome(None, error.with_traceback(traceback and traceback.tb_next))  # without this frame
 
 
-def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
-    if not isinstance(scheduler, str):
-        pool, scheduler = scheduler, "threads"
-    kind = _NAMES.get(scheduler)
-    if kind is None:
+def check_name(scheduler: str) -> None:
+    """:raises SchedulerError: there is no scheduler of this name."""
+    if scheduler not in _NAMES:
         raise SchedulerError(
             f"there is no scheduler {scheduler!r}; there are 'threads', 'processes' and 'sync', "
             "or pass a client, an executor, a multiprocessing pool, or a function get(graph, keys)."
         )
+
+
+def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
+    if not isinstance(scheduler, str):
+        pool, scheduler = scheduler, "threads"
+    check_name(scheduler)
+    kind = _NAMES[scheduler]
     if kind == "sync" or confined():
         return SyncDriver()
     if pool is None:

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from treadle.arguments import pack
 from treadle.callbacks import Callback
 from treadle.client import default, running
 from treadle.client.background import BackgroundLoop
 from treadle.client.calling import Calling
 from treadle.client.calls import Calls, options_of
+from treadle.client.computing import Computing
 from treadle.client.extending import Extending
 from treadle.client.face import Face
 from treadle.client.future import Future
-from treadle.client.graphs import Shipment
 from treadle.client.holding import Holding
 from treadle.client.inspecting import Inspecting
 from treadle.client.latch import Steps, run_async
 from treadle.client.limits import within
 from treadle.client.managing import Managing
 from treadle.client.mapping import Mapper, check_key
-from treadle.client.outbox import Options
 from treadle.client.session import Session
 from treadle.client.sharing import Sharing
 from treadle.client.streaming import Streaming
-from treadle.client.tasks import collect as collect_value
-from treadle.client.tasks import value_of
-from treadle.deferred import Delayed
 from treadle.errors import ClosedError, ConnectError, RefusedError, UserError
-from treadle.graph.ordering import order
-from treadle.graph.plan import read
-from treadle.graph.spec import Ref, Task
-from treadle.lineage import collect
 from treadle.local.drive import Outcome
 from treadle.net.secret import token_for
 
@@ -45,7 +36,7 @@ T = TypeVar("T")
 _Self = TypeVar("_Self", bound="Client")
 
 
-class Client(Mapper, Streaming, Holding, Sharing, Calling, Extending, Managing, Inspecting, Face):
+class Client(Mapper, Computing, Streaming, Holding, Sharing, Calling, Extending, Managing, Inspecting, Face):
     """A connection to a cluster: submits tasks, and returns futures for their results.
 
     >>> with Client() as client:
@@ -329,70 +320,6 @@ class Client(Mapper, Streaming, Holding, Sharing, Calling, Extending, Managing, 
         )
         return await running.compute(self.session, self._calls, graph, keys, callbacks, asked)
 
-    def compute(
-        self,
-        *values: Any,
-        sync: bool = False,
-        workers: str | Iterable[str] | None = None,
-        resources: Mapping[str, float] | None = None,
-        priority: int = 0,
-        retries: int = 0,
-        timeout: float | None = None,
-    ) -> Any:
-        """Start to compute delayed values (or collections of Dask), and return a future for each.
-
-        :param values: delayed values, and lists of such. Anything else is returned as it is.
-        :param sync: return the results instead. The other parameters are those of :meth:`submit`.
-        :param timeout: how many seconds to wait for the results, if ``sync``.
-        :returns: a future for one value, a list of them for a list, and a tuple if there are several ``values``.
-        """
-        futures = self._start(values, options_of(workers, resources, priority, retries))
-        made = futures[0] if len(futures) == 1 else tuple(futures)
-        return self.gather(made, timeout=timeout) if sync else made
-
-    def persist(self, *values: Any, **options: Any) -> Any:
-        """Start to compute delayed values, and return delayed values that stand for the results.
-
-        Parameters and shape of the result as of :meth:`compute`.
-        """
-        asked = options_of(
-            options.pop("workers", None),
-            options.pop("resources", None),
-            options.pop("priority", 0),
-            options.pop("retries", 0),
-        )
-        if options:
-            raise TypeError(f"persist() got an unexpected keyword argument {next(iter(options))!r}")
-        made = [_delay(future) for future in self._start(values, asked)]
-        return made[0] if len(made) == 1 else tuple(made)
-
-    def _start(self, values: Sequence[Any], options: Options) -> list[Any]:
-        """The values with futures in the place of what is delayed."""
-        session = self.session
-        found: list[Any] = []
-        packed = [
-            [pack(item, found) for item in value] if type(value) is list else pack(value, found) for value in values
-        ]
-        if not found:
-            return list(values)
-        graph = collect(found)
-        plan = read(graph, list(dict.fromkeys([source._key for source in found])))
-        order(plan)
-        shipment = Shipment(session, self._calls, plan, False)
-        shipment.send([node for node in plan.targets if not node.done], options)
-        session.flush()
-
-        def stand_in(item: Any, given: Any) -> Any:
-            if type(item) is not Ref:
-                return given
-            node = plan.found[item.key]
-            return self.submit(collect_value, node.result) if node.done else shipment.futures[node.rank]
-
-        return [
-            [stand_in(*pair) for pair in zip(item, given)] if type(given) is list else stand_in(item, given)
-            for item, given in zip(packed, values)
-        ]
-
 
 async def _raised(steps: Steps[Outcome]) -> Any:
     done = await run_async(steps)
@@ -402,13 +329,6 @@ async def _raised(steps: Steps[Outcome]) -> Any:
         finally:
             del done, steps  # see treadle.get
     return done.value
-
-
-def _delay(value: Any) -> Any:
-    """Delayed values in the place of futures."""
-    if isinstance(value, Future):
-        return Delayed(value.key, Task(value_of, value))
-    return [_delay(item) for item in value] if type(value) is list else value
 
 
 def current_client() -> Client:

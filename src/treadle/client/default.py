@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from treadle.client import inside
+from treadle.integrations import adoption
 
 __all__ = ["Runner", "current", "forget", "preferred", "register", "registered"]
 
@@ -37,6 +38,7 @@ def register(client: Runner) -> None:
         _HERE.set(client)
     else:
         _EVERYWHERE.append(client)
+        adoption.adopt()
 
 
 def forget(client: Runner) -> None:
@@ -45,6 +47,8 @@ def forget(client: Runner) -> None:
         _HERE.set(None)
     if client in _EVERYWHERE:
         _EVERYWHERE.remove(client)
+        if not _EVERYWHERE:
+            adoption.release()
 
 
 @contextmanager

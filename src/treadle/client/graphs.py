@@ -9,8 +9,10 @@ from treadle.client.calls import BIG, CHUNK, Calls, Known, judge_size
 from treadle.client.future import Future
 from treadle.client.outbox import Options
 from treadle.client.tasks import collect, value_of
+from treadle.graph.foreign import ALIAS, REFERENCE, foreign_kind
 from treadle.graph.node import Call, Dicted, Listed, Node, Template
 from treadle.graph.plan import Plan
+from treadle.graph.spec import Task
 from treadle.naming import unique
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import SCALARS, pack_call
@@ -22,6 +24,24 @@ __all__ = ["Shipment"]
 
 #: A value of the graph with more bytes than this that several tasks need is sent once.
 _SHARED: Final = 1024
+
+
+def with_persisted(graph: dict[Any, Any], session: Session) -> dict[Any, Any]:
+    """A graph of Dask, and results that are on the cluster.
+
+    It may refer to those without having them, or with a reference of a key to itself in their place.
+    """
+    held: dict[Any, Any] = {}
+    for key, future in session.persisted.items():
+        if key not in graph or _names(graph[key], key):
+            held[key] = Task(value_of, future)
+    return {**graph, **held} if held else graph
+
+
+def _names(value: Any, key: Any) -> bool:
+    """Whether a value in a graph of Dask is nothing but another name of a key."""
+    kind = foreign_kind(type(value))
+    return (kind == ALIAS and value.target == key) or (kind == REFERENCE and value.key == key)
 
 
 class Shipment:

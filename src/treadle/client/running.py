@@ -10,7 +10,7 @@ from treadle.callbacks import Callback, TaskRecord, active_callbacks
 from treadle.client.excepting import make_exception
 from treadle.client.future import Failure, Future
 from treadle.client.gathering import fill_in, futures_in
-from treadle.client.graphs import Shipment
+from treadle.client.graphs import Shipment, with_persisted
 from treadle.client.latch import Stream
 from treadle.client.outbox import Options
 from treadle.errors import TreadleError, UserError
@@ -44,7 +44,7 @@ async def compute(
     error: BaseException | None = None
     try:
         session.check()
-        tasks = as_dict(graph)
+        tasks = with_persisted(as_dict(graph), session)
         if hooks is not None:
             tasks = hooks.known(tasks, keys)
         plan = read(tasks, keys)
@@ -54,7 +54,7 @@ async def compute(
         error = await _GraphRun(session, plan, shipment, hooks).drive(options)
         _take_apart(plan)
         if error is None:
-            value = plan.results()
+            value = plan.results(graph)
     except BaseException as raised:
         error = forget_frames(raised)
     if hooks is not None:

@@ -55,6 +55,8 @@ class Session:
         self.thread = 0
         self.fetcher = Fetcher(self)
         self.claims = Claims(self.registry)
+        #: The futures that stand for tasks of Dask's persisted collections, by the keys that those have there.
+        self.persisted: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
         #: Why nothing can be asked any more.
         self.ended: TreadleError | None = None
         #: True in a forked child, whose parent the connection belongs to.

@@ -38,14 +38,15 @@ class Plan:
         #: The distinct nodes behind ``keys``.
         self.targets: Final = targets
 
-    def results(self) -> Any:
-        """The results in the shape of ``keys``."""
-        return _collect(self.keys, self.found)
+    def results(self, graph: object) -> Any:
+        """The results in the shape of ``keys``: lists, or tuples if that is what the maker of ``graph`` expects."""
+        return _collect(self.keys, self.found, not isinstance(graph, Mapping))
 
 
-def _collect(keys: object, found: dict[object, Node]) -> Any:
+def _collect(keys: object, found: dict[object, Node], tuples: bool) -> Any:
     if isinstance(keys, list):
-        return [_collect(key, found) for key in keys]
+        results = [_collect(key, found, tuples) for key in keys]
+        return tuple(results) if tuples else results
     return found[keys].result
 
 

@@ -61,7 +61,7 @@ def execute(graph: Any, keys: Any, driver: Driver, callbacks: Iterable[Callback]
         with unwatched():
             error = driver.drive(run, hooks)
         if error is None:
-            value = plan.results()
+            value = plan.results(graph)
     except BaseException as raised:
         error = forget_frames(raised)
     if error is not None and run is not None and run.running == 0:

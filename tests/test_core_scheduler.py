@@ -628,6 +628,8 @@ def test_answers() -> None:
     progress = dict(core.progress())
     assert progress["f"]["memory"] == 1
     assert progress["f"]["processing"] == 1
+    core.on_worker_lost(worker, 1.0)
+    assert core.has_what() == {}
 
 
 def test_a_dependency_that_was_released() -> None:

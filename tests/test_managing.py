@@ -371,7 +371,7 @@ def test_the_end_of_everything() -> None:
     cluster = LocalCluster(n_workers=1, threads_per_worker=1)
     with Client(cluster, set_as_default=False) as client, Client(cluster.address, token=cluster.token) as other:
         assert client.submit(inc, 1).result() == 2
-        pending = other.submit(inc, other.submit(inc, 1, resources={"nothing": 1}))
+        pending = other.submit(inc, 1, resources={"nothing": 1}, pure=False)
         client.shutdown(timeout=60.0)
         assert client.closed
         assert "closed" in repr(cluster)

@@ -20,13 +20,15 @@ class Face:
     #: Use the running event loop: what has to wait returns something to be awaited.
     asynchronous: bool
     _session: Session | None
+    #: True once it was closed.
+    _over: bool
 
     @property
     def session(self) -> Session:
         """The connection. :raises ClosedError: there is none (any more)."""
         session = self._session
-        if session is None:
-            if not self.asynchronous:
+        if session is None or self._over:
+            if self._over or not self.asynchronous:
                 raise ClosedError("this client is closed")
             raise ClosedError("this client is not connected yet: use `async with Client(…)`, or `await` it first")
         session.check()

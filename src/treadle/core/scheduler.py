@@ -802,8 +802,9 @@ class Scheduler:
         return found
 
     def has_what(self) -> dict[str, list[str]]:
-        """The keys of the results that each worker holds, by ident."""
-        return {ident: [task.key for task in worker.held] for ident, worker in self.workers.items()}
+        """The keys of the results that each worker holds, by ident. Those that are lost are not among them."""
+        workers = self.workers.items()
+        return {ident: [task.key for task in worker.held] for ident, worker in workers if not worker.lost}
 
     def progress(self) -> list[tuple[str, dict[str, int]]]:
         """For each group of tasks its name, and how many are in each state; forgotten ones were done or dropped."""

@@ -11,6 +11,7 @@ import io
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -24,7 +25,7 @@ from treadle import Client, Event, Executor, Future, LocalCluster, Lock, Pub, Qu
 from treadle.client.background import BackgroundLoop
 from treadle.client.latch import Latch
 from treadle.testing import Proxy
-from treadle.testing.tasks import eventually, inc
+from treadle.testing.tasks import inc
 from treadle.wire import messages
 
 #: What has methods that may wait. Functions that may are beside them.
@@ -201,7 +202,11 @@ def interrupt_when_it_waits(thread: threading.Thread, over: threading.Event) -> 
             frame = frame.f_back
         return frame is not None or over.is_set()
 
-    eventually(waits)
+    # To look without a pause would keep the other thread from getting there: it lets go of the interpreter often.
+    deadline = time.monotonic() + 60.0
+    while not waits():
+        assert time.monotonic() < deadline, "it never waits"
+        over.wait(0.001)
     if not over.is_set():
         signal.pthread_kill(thread.ident, signal.SIGINT)
 

@@ -96,7 +96,7 @@ class Computing(Face):
     ) -> Any:
         """Replace values, which may be in lists: Dask's collections at once, and all others at once."""
         spread = [each for value in values for each in (value if type(value) is list else [value])]
-        theirs = [hasattr(type(each), "__dask_graph__") and each.__dask_graph__() is not None for each in spread]
+        theirs = [hasattr(type(each), "__dask_graph__") and _is_collection(each) for each in spread]
         others = [each for each, foreign in zip(spread, theirs) if not foreign]
         collections = [each for each, foreign in zip(spread, theirs) if foreign]
         made = iter(of_dask(collections)) if collections else iter(())
@@ -140,6 +140,12 @@ class Computing(Face):
         future: Future[Any] = Future(row[0], self.session)
         self.session.submit_one(future, row, None)
         return future
+
+
+def _is_collection(value: Any) -> bool:
+    from treadle.integrations import dask
+
+    return dask.is_collection(value)
 
 
 def _delay(value: Any) -> Any:

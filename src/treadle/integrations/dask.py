@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError:
     raise UserError("Dask is not installed here: pip install 'treadle[dask]'") from None
 
-__all__ = ["Scheduler", "adopt", "compute", "persist", "release", "use"]
+__all__ = ["Scheduler", "adopt", "compute", "is_collection", "persist", "release", "use"]
 
 #: Starts to compute keys of a graph, and returns a future for each.
 Launch: TypeAlias = "Callable[[Any, list[Any]], list[Future[Any]]]"
@@ -134,6 +134,11 @@ def release() -> None:
             if _config.get(name, None) == since:
                 _config.set({name: before})
         _changed.clear()
+
+
+def is_collection(value: Any) -> bool:
+    """Whether this is, or holds, a collection of Dask. Its graph is not made for that where Dask can tell without."""
+    return bool(import_module("dask.base").is_dask_collection(value))
 
 
 def compute(collections: Iterable[Any], launch: Launch, optimize_graph: bool) -> Sequence[Any]:

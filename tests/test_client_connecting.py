@@ -13,6 +13,7 @@ from client_parts import FakeCluster
 import treadle
 from treadle import Client, Future
 from treadle.errors import ConnectError, RefusedError, UserError
+from treadle.wire import messages
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ def test_what_is_no_address() -> None:
 def test_a_client_that_has_lost_its_scheduler_is_not_replaced_by_threads(fake: FakeCluster) -> None:
     with Client(fake) as client:
         future = client.submit(abs, -1)
+        fake.expect(messages.Submit)  # by now it knows its client
         fake.lose()
         with pytest.raises(ConnectError, match=fake.address):
             future.result()

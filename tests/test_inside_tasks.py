@@ -7,12 +7,14 @@ import concurrent.futures
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -317,7 +319,7 @@ class Interrupt(Exception):
 def be_interrupted(name: str) -> str:
     thread = threading.get_ident()
     client = get_client()
-    never, raising = client.submit(inc, 1, resources={"nothing": 1}), client.submit(raise_in, thread, name)
+    never, raising = client.submit(inc, 1, resources={"nothing": 1}, pure=False), client.submit(raise_in, thread, name)
     try:
         never.result(timeout=60)
     except Interrupt:
@@ -332,6 +334,41 @@ def raise_in(thread: int, name: str) -> None:
 def test_a_wait_that_is_interrupted_takes_the_thread_again(narrow: Client) -> None:
     assert narrow.submit(be_interrupted, "first").result() == "first"
     assert narrow.submit(chain, 3, pure=False).result() == 3
+
+
+def interrupted_at(count: int) -> bool:
+    """Wait, and be interrupted at the n-th line of what the worker does for that. Whether there are so many."""
+    never = get_client().submit(inc, 1, resources={"nothing": 1}, pure=False)
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        module = frame.f_globals["__name__"]
+        if event == "line" and module.startswith(("treadle.worker.", "asyncio.")):
+            lines += 1
+            if lines == count:
+                sys.settrace(None)
+                raise Interrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        treadle.wait([never], timeout=0.002)
+    except Interrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    # On one slot, this needs a task that gives it up, and that it is as it was.
+    assert chain(2) == 2
+    return lines == count
+
+
+def test_a_wait_can_be_interrupted_anywhere(narrow: Client) -> None:
+    count = 1
+    while narrow.submit(interrupted_at, count).result(timeout=60):
+        assert narrow.submit(chain, 3, pure=False).result(timeout=60) == 3
+        count += 1
+    assert count > 20
 
 
 def wait_for_gate(name: str) -> str:
@@ -368,7 +405,7 @@ def test_a_task_that_raises_after_it_has_waited(narrow: Client) -> None:
 
 
 def wait_until(path: str) -> str:
-    never = get_client().submit(inc, 1, resources={"nothing": 1})
+    never = get_client().submit(inc, 1, resources={"nothing": 1}, pure=False)
     while not os.path.exists(path):
         treadle.wait([never], timeout=0.1)
     return "unharmed"
@@ -478,9 +515,9 @@ def test_the_seconds_of_a_thread(ways: str, ended: float, expected: float, monke
     class Elsewhere:
         worker = None
 
-        def park(self, seat: Seat) -> None: ...
-
-        def unpark(self, seat: Seat) -> None: ...
+        def heed(self, seat: Seat) -> None:
+            if not seat.waits:
+                seat.pass_gate()
 
     ticks = iter([12.0, 17.0, 18.0])
     monkeypatch.setattr(seats, "perf_counter", lambda: next(ticks))

@@ -116,8 +116,8 @@ class Latch:
                 raise FutureTimeoutError()
 
     def _sleep_away(self, bell: Lock, task: Inside) -> None:
-        task.leave()
         try:
+            task.leave()
             self._sleep(bell)
         finally:
             task.come_back()

@@ -83,8 +83,8 @@ class Coroutines:
         outcome: list[Any] = []
         activity = Activity(seat.job, self._executor.worker)
         loop.call_soon_threadsafe(self._create, self._finish(coroutine, activity, outcome, bell), seat.attempt)
-        seat.leave()
         try:
+            seat.leave()
             bell.acquire()
         finally:
             seat.come_back()

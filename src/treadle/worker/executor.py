@@ -2,7 +2,9 @@
 takes the next.
 
 A task that waits gives up its thread, which is to say the right to execute: it keeps the thread of the system, and
-another one takes its place, a new one if need be. Not more tasks execute at any time than the worker has slots.
+another one takes its place, a new one if need be. Not more tasks execute at any time than the worker has slots. What a
+task says of itself there is a note, and the event loop acts on it: code of the user's runs in that thread, and may have
+been interrupted there by an exception, so that nothing that others rely on may be half done in it.
 
 The worker's state is touched under one lock, which is held for about a microsecond per event; no code of the user runs
 under it, and nothing is sent. While tasks follow one another, the event loop sends what they have to report, so
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from threading import Lock, Thread
 from time import perf_counter
@@ -75,6 +78,8 @@ class Executor:
         #: The words of shared memory that no thread uses, and the threads that wait until they may go on.
         self._free: Final = list(range(nthreads))
         self._returning: Final[dict[Job, Seat]] = {}
+        #: The threads whose tasks have begun to wait, or want to go on.
+        self._moving: Final[deque[Seat]] = deque()
         self._functions: dict[int, Callable[..., Any]] = {}
         #: What tasks write, and the hooks of plugins that are called for each task.
         self.logs: Final = Logs(send)
@@ -112,29 +117,30 @@ class Executor:
             self._coming += 1
             self._started += 1
 
-    def park(self, seat: Seat) -> None:
-        """The task of this thread waits: let others execute."""
-        self._slots.execute(seat.slot, 0)
-        with self.lock:
-            self._free.append(seat.slot)
-            seat.slot = -1
-            self.state.secede(seat.job)
-            self._admit()
-            self.rouse()
-        self.flush()
+    def heed(self, seat: Seat) -> None:
+        """The task of this thread waits now, or wants to go on. Whatever interrupts this, it may be called again."""
+        self._moving.append(seat)
+        self._wake()
 
-    def unpark(self, seat: Seat) -> None:
-        """The task of this thread goes on, as soon as it may."""
-        with self.lock:
-            at_once = self.state.rejoin(seat.job)
-            if at_once:
-                self._occupy(seat)
-            else:
-                self._returning[seat.job] = seat
-        if at_once:
-            self.flush()
-        else:
-            seat.bell.acquire()  # who opens it tells the scheduler
+    def _move(self) -> None:
+        """Let tasks that wait give up their threads, and those that want to go on have one. With the lock held."""
+        moving = self._moving
+        while moving:
+            seat = moving.popleft()
+            job = seat.job
+            if seat.waits:
+                if not job.away:
+                    self._vacate(seat)
+                    self.state.secede(job)
+            elif seat.gate is not None and job not in self._returning:
+                if not job.away:  # before anybody knew that it was to leave
+                    seat.pass_gate()
+                elif self.state.rejoin(job):
+                    self._occupy(seat)
+                else:
+                    self._returning[job] = seat
+        self._admit()
+        self.rouse()
 
     def _admit(self) -> None:
         """Let tasks go on that have waited for a thread to be free. With the lock held, after one is."""
@@ -142,13 +148,19 @@ class Executor:
             job = self.state.admit()
             if job is None:
                 return
-            seat = self._returning.pop(job)
-            self._occupy(seat)
-            seat.bell.release()
+            self._occupy(self._returning.pop(job))
 
     def _occupy(self, seat: Seat) -> None:
         seat.slot = self._free.pop()
         self._slots.execute(seat.slot, seat.job.attempt)
+        seat.pass_gate()
+
+    def _vacate(self, seat: Seat) -> None:
+        """What this thread executes, if it does, has ended or waits."""
+        if seat.slot >= 0:
+            self._slots.execute(seat.slot, 0)
+            self._free.append(seat.slot)
+            seat.slot = -1
 
     def forget_functions(self) -> None:
         """Unpickle all functions anew: the modules that they come from may be others now."""
@@ -166,6 +178,8 @@ class Executor:
         """For the event loop when it was woken: what to fetch now. Drops what has left the store."""
         with self.lock:
             self._woken = False
+            if self._moving:
+                self._move()
             requests = self.state.fetches()
             garbage = self.state.take_garbage()
         garbage.clear()
@@ -207,9 +221,7 @@ class Executor:
                 stays = len(self._idle) < nthreads
                 if stays:
                     self._idle.append(seat)
-                if seat.slot >= 0:
-                    free.append(seat.slot)
-                    seat.slot = -1
+                self._vacate(seat)
                 release()
                 # A result that was not kept dies with its last reference: not under the lock, and not much later.
                 value = packed = error = None
@@ -250,26 +262,26 @@ class Executor:
                 nbytes = sizeof(value)
                 if job.flags & ALONG and nbytes <= INLINE:
                     packed, error = pack_small(value)
-            if seat.moved:
+            moved = seat.moved
+            if moved:
                 seconds = seat.seconds_here(started, started + seconds)
-                seat.forget()
             if transitions:
                 tell_end(transitions, job.key, seconds, nbytes, error)
             if logs.pending:
                 logs.flush()
             values = None
-            slot = seat.slot
-            if slot >= 0:
+            if not moved:
                 execute(slot, 0)
             acquire()
+            if moved:
+                self._vacate(seat)
+                seat.forget()
             if error is None:
                 state.on_success(job, value, nbytes, seconds, packed)
             else:
                 state.on_failure(job, seconds, error)
             if self._returning:
-                if slot >= 0:
-                    free.append(slot)
-                    seat.slot = -1
+                self._vacate(seat)
                 self._admit()
 
     def settle(self, outcomes: list[Outcome]) -> None:

@@ -28,6 +28,10 @@ class Seat(Activity):
         self.bell.acquire()
         #: The word of shared memory that says what is executed here; -1 while the task is away, or there is none.
         self.slot = -1
+        #: What the task wants: True while it waits for something else than a thread.
+        self.waits = False
+        #: Closed while it waits for a thread; then opened and gone.
+        self.gate: Lock | None = None
         #: True if the task has been away. Then: for how many seconds, and since when it is.
         self.moved = False
         self._absent = 0.0
@@ -37,23 +41,49 @@ class Seat(Activity):
 
     def forget(self) -> None:
         """The next task has not been away."""
+        self.waits = False
+        self.gate = None
         self.moved = False
         self._absent = 0.0
         self._depth = 0
         self._seceded = False
 
+    def pass_gate(self) -> None:
+        """The task has its thread again. With the lock of the executor held."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.release()
+
     def leave(self) -> None:
+        self.moved = True
         self._depth += 1
         if self._depth == 1:
-            self.moved = True
             self._left = perf_counter()
-            self._executor.park(self)
+            self.waits = True
+            self._executor.heed(self)
 
     def come_back(self) -> None:
-        if self._depth == 1:
-            self._executor.unpark(self)
-            self._absent += perf_counter() - self._left
-        self._depth -= 1
+        self._depth = max(0, self._depth - 1)  # whoever leaves may have been interrupted before it was counted
+        if self._depth == 0:
+            self._await_turn()
+
+    def _await_turn(self) -> None:
+        """Wait until the task may execute. An exception that another thread raises here does not keep it from that."""
+        gate = Lock()
+        gate.acquire()
+        self.gate = gate
+        interrupt: BaseException | None = None
+        while self.gate is gate:
+            try:
+                self.waits = False
+                self._executor.heed(self)
+                while self.gate is gate:
+                    gate.acquire()
+                self._absent += perf_counter() - self._left
+            except BaseException as raised:
+                interrupt = raised
+        if interrupt is not None:
+            raise interrupt
 
     def secede(self) -> None:
         if not self._seceded:

@@ -288,7 +288,7 @@ def test_a_chain_of_a_million_tasks_is_ordered() -> None:
         node.deps = [before]
         node.waiting = 1
         before.dependents = [node]
-    plan = Plan(nodes[-1].key, list(nodes), {}, [nodes[-1]])
+    plan = Plan(nodes[-1].key, list(nodes), {}, [nodes[-1]], False)
     order(plan)
     assert all(node is expected for node, expected in zip(plan.nodes, nodes, strict=True))
     assert plan.nodes[-1].rank == len(nodes) - 1

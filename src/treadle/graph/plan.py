@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any, Final, final
 
 from treadle.errors import CycleError, GraphError, InvalidKeyError, MissingDependencyError, MissingKeyError
-from treadle.graph.foreign import ALIAS, CONTAINER, DATA, MAPPING, NATIVE, REFERENCE, TASK, foreign_kind
+from treadle.graph.foreign import ALIAS, CONTAINER, DATA, NATIVE, REFERENCE, TASK, foreign_kind
+from treadle.graph.fused import Steps, dasks_own, run_fused
 from treadle.graph.node import CLOSED, NEW, NO_NODES, OPEN, Call, Dicted, Listed, Node
 from treadle.graph.spec import Data, Ref, Task
 
@@ -28,7 +29,9 @@ _MISSING: Final = object()
 class Plan:
     """What has to run for some keys of a graph: the nodes, each after its dependencies."""
 
-    def __init__(self, keys: object, nodes: list[Node], found: dict[object, Node], targets: list[Node]) -> None:
+    def __init__(
+        self, keys: object, nodes: list[Node], found: dict[object, Node], targets: list[Node], foreign: bool
+    ) -> None:
         #: The keys as they were asked for: one key, or lists of keys, nested.
         self.keys: Final = keys
         #: The tasks to run. Nodes whose value is known from the start are not among them.
@@ -37,10 +40,12 @@ class Plan:
         self.found: Final = found
         #: The distinct nodes behind ``keys``.
         self.targets: Final = targets
+        #: True if task objects of Dask are among the nodes.
+        self.foreign: Final = foreign
 
     def results(self, graph: object) -> Any:
         """The results in the shape of ``keys``: lists, or tuples if that is what the maker of ``graph`` expects."""
-        return _collect(self.keys, self.found, not isinstance(graph, Mapping))
+        return _collect(self.keys, self.found, self.foreign or not isinstance(graph, Mapping))
 
 
 def _collect(keys: object, found: dict[object, Node], tuples: bool) -> Any:
@@ -83,7 +88,7 @@ def read(graph: dict[object, object], keys: object) -> Plan:
     for node in targets:
         if node.state == NEW:
             reader.walk(node)
-    return Plan(keys, reader.nodes, reader.found, targets)
+    return Plan(keys, reader.nodes, reader.found, targets, reader.foreign_read)
 
 
 #: Mark of a node that is already among the targets.
@@ -108,6 +113,8 @@ class _Reader:
         self.node: Node = Node(None)
         self.deps: list[Node] = []
         self.serial: int = 0
+        self.fused: Final = dasks_own()
+        self.foreign_read: bool = False
 
     def target(self, key: object) -> Node:
         cls = type(key)
@@ -234,6 +241,7 @@ class _Reader:
 
     def convert_foreign(self, node: Node, value: Any, kind: int) -> None:
         self.deps = []
+        self.foreign_read = True
         if kind == DATA:
             self.finish(node, value.value)
             return
@@ -241,9 +249,10 @@ class _Reader:
             node.args = (self.foreign(value, 0),)
             node.nested = True
         else:
-            node.func = value.func
+            func, given = self.sorted(value)
+            node.func = func
             args: list[object] = []
-            for item in value.args:
+            for item in given:
                 arg = self.foreign(item, 0)
                 if arg is not item and not isinstance(arg, Node):
                     node.nested = True
@@ -374,14 +383,23 @@ class _Reader:
         self.check_depth(depth)
         if kind == DATA:
             return Listed([value.value], unquote)
+        if kind == TASK:
+            func, given = self.sorted(value)
+            args = [self.foreign(item, depth + 1) for item in given]
+            words = dict(value.kwargs)
+            args.extend([self.foreign(item, depth + 1) for item in words.values()])
+            return Call(func, args, list(words))
         args = [self.foreign(item, depth + 1) for item in value.args]
         if kind == CONTAINER:
             return Listed(args, None if value.klass is list else value.klass)
-        if kind == MAPPING:
-            return Listed(args, _pairs_to_dict)
-        words = dict(value.kwargs)
-        args.extend([self.foreign(item, depth + 1) for item in words.values()])
-        return Call(value.func, args, list(words))
+        return Listed(args, _pairs_to_dict)
+
+    def sorted(self, task: Any) -> tuple[Any, Any]:
+        """Function and arguments of a foreign task; if it is a fused one, sorted here and not when it runs."""
+        args: Any = task.args
+        if self.fused is None or task.func is not self.fused:
+            return task.func, args
+        return run_fused, (Steps(args[0], args[1], args[2]), *args[3:])
 
     def check_depth(self, depth: int) -> None:
         if depth >= MAX_NESTING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from treadle.graph.fused import dasks_own, run_fused
 from treadle.graph.node import Node
 from treadle.graph.optimize.explicit import MARKED, Piece, Writer, references
 from treadle.graph.plan import MAX_NESTING, as_dict, read
@@ -40,7 +41,8 @@ def inline(
     """
     tasks = as_dict(graph)
     plan = read(tasks, keys)
-    inliner = _Inliner(set(plan.targets), list(functions or ()), constants)
+    chosen = [run_fused if func is dasks_own() else func for func in functions or ()]
+    inliner = _Inliner(set(plan.targets), chosen, constants)
     written = {node: inliner.rewrite(node, tasks[node.key]) for node in plan.nodes}
     result: dict[Any, Any] = {}
     for key, node in plan.found.items():

@@ -27,7 +27,7 @@ def interrupt(process: subprocess.Popen[str]) -> str:
         "treadle.get({'x': (time.sleep, 100)}, 'x', callbacks=[treadle.Callback()])",
         "treadle.wait([client.submit(time.sleep, 100)])",
         "next(treadle.as_completed([client.submit(time.sleep, 100)]))",
-        "treadle.progress(client.submit(time.sleep, 100))",
+        "treadle.progress(client.submit(time.sleep, 100), console=Console(quiet=True))",
     ],
 )
 def test_ctrl_c_ends_a_call(script: Script, call: str) -> None:

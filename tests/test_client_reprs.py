@@ -11,7 +11,7 @@ import pytest
 from client_parts import FakeCluster
 
 from treadle import Client, LocalCluster
-from treadle.client.html import card, table
+from treadle.html import card, table
 from treadle.testing.tasks import Boom, inc
 from treadle.wire.failures import pack_error
 

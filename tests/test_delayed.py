@@ -485,7 +485,6 @@ def test_private_attributes_are_refused() -> None:
     for x in (delayed(1), delayed(inc), delayed(inc)(1), delayed(1).real):
         for name in (
             "_hidden",
-            "_repr_html_",
             "_ipython_display_",
             "__array__",
             "__dask_graph__",

@@ -97,6 +97,11 @@ class Delayed(Operators):
     def __repr__(self) -> str:
         return f"Delayed({self.key!r})"
 
+    def _repr_html_(self) -> str:
+        from treadle.html import delayed_card, shown
+
+        return shown(delayed_card, self)
+
     def __dir__(self) -> list[str]:
         return dir(type(self))
 

@@ -219,17 +219,10 @@ class Client(Mapper, Computing, Streaming, Holding, Sharing, Calling, Extending,
         return f"<Client {self._name!r} of {session.address}, {len(session.registry.futures)} keys, {state}>"
 
     def _repr_html_(self) -> str:
-        from treadle.client.picturing import client_card
+        from treadle.client.html import client_card
+        from treadle.html import shown
 
-        session = self._session
-        state = "not connected" if session is None else "closed" if self.closed else "lost" if session.ended else "open"
-        workers: dict[str, Any] = {}
-        if state == "open" and not self.asynchronous:
-            try:
-                workers = self._block(within, 0.5, self._ask, "info")["workers"]
-            except Exception:
-                state = "open, but its scheduler does not answer"
-        return client_card(self._name, state, session, workers)
+        return shown(client_card, self)
 
     # Tasks
 

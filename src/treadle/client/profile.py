@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from treadle.client.html import card, escape
+from treadle.html import card, escape
 
 __all__ = ["Profile", "ProfileNode"]
 

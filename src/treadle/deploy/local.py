@@ -131,9 +131,10 @@ class LocalCluster:
         )
 
     def _repr_html_(self) -> str:
-        from treadle.client.picturing import cluster_card
+        from treadle.client.html import cluster_card
+        from treadle.html import shown
 
-        return cluster_card(self, "closed" if not self._end.alive else "running" if self.address else "not started")
+        return shown(cluster_card, self)
 
     @property
     def scheduler_address(self) -> str:

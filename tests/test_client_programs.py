@@ -27,13 +27,14 @@ def interrupt(process: subprocess.Popen[str]) -> str:
         "treadle.get({'x': (time.sleep, 100)}, 'x', callbacks=[treadle.Callback()])",
         "treadle.wait([client.submit(time.sleep, 100)])",
         "next(treadle.as_completed([client.submit(time.sleep, 100)]))",
-        "treadle.progress(client.submit(time.sleep, 100))",
+        "treadle.progress(client.submit(time.sleep, 100), console=Console(quiet=True))",
     ],
 )
 def test_ctrl_c_ends_a_call(script: Script, call: str) -> None:
     process = script(
         f"""
         import time, treadle
+        from rich.console import Console
         from treadle.testing.tasks import inc
 
         with treadle.LocalCluster(n_workers=2, threads_per_worker=1) as cluster, treadle.Client(cluster) as client:

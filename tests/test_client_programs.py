@@ -34,6 +34,7 @@ def test_ctrl_c_ends_a_call(script: Script, call: str) -> None:
     process = script(
         f"""
         import time, treadle
+        from rich.console import Console
         from treadle.testing.tasks import inc
 
         with treadle.LocalCluster(n_workers=2, threads_per_worker=1) as cluster, treadle.Client(cluster) as client:

@@ -171,7 +171,11 @@ class Future(concurrent.futures.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._state == PENDING or self._held is not None:
-            yield from self._session.awaiting(self).__await__()
+            try:
+                yield from self._session.awaiting(self).__await__()
+            except BaseException as interrupt:
+                del self  # who keeps the exception shall not keep the task wanted that was waited for
+                raise interrupt.with_traceback(None) from interrupt.__cause__
         error = self._error()
         if error is None:
             value: T = self._result
@@ -325,9 +329,10 @@ class Future(concurrent.futures.Future[T]):
         return f"<Future {self.key!r} {self.status}{more}>"
 
     def _repr_html_(self) -> str:
-        from treadle.client.picturing import future_card
+        from treadle.client.html import future_card
+        from treadle.html import shown
 
-        return future_card(self)
+        return shown(future_card, self)
 
     def __treadle_token__(self) -> tuple[str, str]:
         return "Future", self.key

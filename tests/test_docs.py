@@ -63,7 +63,7 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=name_of)
 def test_the_blocks_of_a_page_run_and_print_what_it_says(page: Path, tmp_path: Path) -> None:
     blocks = blocks_of(page)
-    script = tmp_path / f"{page.stem}.py"
+    script = tmp_path / f"page_{page.stem}.py"  # not the name of a library
     script.write_text(script_of(blocks), encoding="utf-8")
     printed = run(script, tmp_path).split(MARK + "\n")
     assert len(printed) == len(blocks) + 1

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from treadle.client.executor import Executor as Executor
     from treadle.client.future import Future as Future
     from treadle.client.holding import fire_and_forget as fire_and_forget
-    from treadle.client.meters import progress as progress
+    from treadle.client.persisted import futures_of as futures_of
+    from treadle.client.persisted import progress as progress
     from treadle.client.waiting import as_completed as as_completed
     from treadle.client.waiting import wait as wait
     from treadle.deferred import Delayed as Delayed
@@ -86,10 +87,11 @@ _HOMES = {
     "current_client": "treadle.client.client",
     "delayed": "treadle.deferred",
     "fire_and_forget": "treadle.client.holding",
+    "futures_of": "treadle.client.persisted",
     "get": "treadle.scheduling",
     "get_client": "treadle.worker.context",
     "get_worker": "treadle.worker.context",
-    "progress": "treadle.client.meters",
+    "progress": "treadle.client.persisted",
     "rejoin": "treadle.worker.context",
     "secede": "treadle.worker.context",
     "tokenize": "treadle.tokens",
@@ -130,6 +132,7 @@ __all__ = [
     "delayed",
     "errors",
     "fire_and_forget",
+    "futures_of",
     "get",
     "get_client",
     "get_worker",

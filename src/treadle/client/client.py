@@ -308,9 +308,14 @@ class Client(Mapper, Computing, Streaming, Holding, Sharing, Calling, Extending,
     async def _outcome(
         self, graph: Any, keys: Any, callbacks: Iterable[Callback] | None, options: Mapping[str, Any]
     ) -> Outcome:
-        asked = options_of(
-            options.get("workers"), options.get("resources"), options.get("priority", 0), options.get("retries", 0)
-        )
+        if hasattr(graph, "__dask_graph__"):
+            from treadle.integrations.annotations import heed
+
+            graph, asked = heed(graph, options)
+        else:
+            asked = options_of(
+                options.get("workers"), options.get("resources"), options.get("priority", 0), options.get("retries", 0)
+            )
         return await running.compute(self.session, self._calls, graph, keys, callbacks, asked)
 
 

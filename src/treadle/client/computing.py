@@ -51,11 +51,12 @@ class Computing(Face):
         :returns: a future for one value, a list of them for a list, and a tuple if there are several ``values``.
         """
         asked = options_of(workers, resources, priority, retries)
+        given = {"workers": workers, "resources": resources, "priority": priority, "retries": retries}
 
         def start(collections: list[Any]) -> Sequence[Any]:
             from treadle.integrations import dask
 
-            return dask.compute(collections, lambda graph, keys: self._hold(graph, keys, asked), optimize_graph)
+            return dask.compute(collections, lambda graph, keys: self._hold(graph, keys, given), optimize_graph)
 
         made = self._apart(values, start, lambda rest: self._start(rest, asked))
         return self.gather(made, timeout=timeout) if sync else made
@@ -75,9 +76,10 @@ class Computing(Face):
         Parameters and shape of the result as of :meth:`compute`.
         """
         asked = options_of(workers, resources, priority, retries)
+        given = {"workers": workers, "resources": resources, "priority": priority, "retries": retries}
 
         def hold(graph: Any, keys: list[Any]) -> list[Future[Any]]:
-            futures = self._hold(graph, keys, asked)
+            futures = self._hold(graph, keys, given)
             self.session.persisted.update(zip(keys, futures))
             return futures
 
@@ -116,9 +118,12 @@ class Computing(Face):
         futures = dict(zip(keys, self._launch(graph, keys, options, False)))
         return [futures[item.key] if type(item) is Ref else value for item, value in zip(packed, values)]
 
-    def _hold(self, graph: Any, keys: list[Any], options: Options) -> list[Future[Any]]:
+    def _hold(self, graph: Any, keys: list[Any], given: Mapping[str, Any]) -> list[Future[Any]]:
         """Futures of some keys of a graph of Dask."""
-        return self._launch(with_persisted(as_dict(graph), self.session), keys, options, True)
+        from treadle.integrations.annotations import heed
+
+        tasks, options = heed(graph, given)
+        return self._launch(with_persisted(as_dict(tasks), self.session), keys, options, True)
 
     def _launch(self, graph: dict[Any, Any], keys: list[Any], options: Options, private: bool) -> list[Future[Any]]:
         """Start to compute some keys of a graph.

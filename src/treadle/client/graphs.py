@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from treadle.client.calls import BIG, CHUNK, Calls, Known, judge_size
 from treadle.client.future import Future
 from treadle.client.outbox import Options
 from treadle.client.tasks import collect, value_of
+from treadle.client.varied import Varied
 from treadle.graph.foreign import ALIAS, REFERENCE, foreign_kind
 from treadle.graph.node import Call, Dicted, Listed, Node, Template
 from treadle.graph.plan import Plan
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from treadle.client.session import Session
 
 __all__ = ["Shipment"]
+
+#: Key, number of the function, payload, and positions of rows or keys that it depends on.
+_Row: TypeAlias = "tuple[str, int, bytes, list[Any]]"
 
 #: A value of the graph with more bytes than this that several tasks need is sent once.
 _SHARED: Final = 1024
@@ -60,7 +64,7 @@ class Shipment:
         self.futures: dict[int, Future[Any]] = {}
         #: The futures that stand in the place of a task.
         self.given: dict[int, Future[Any]] = {}
-        self._rows: list[tuple[str, int, bytes, list[Any]]] = []
+        self._rows: list[_Row] = []
         #: The position of each task among the rows, by rank, and of each value that is sent by itself, by identity.
         self._positions: dict[int, int] = {}
         self._values: dict[int, int] = {}
@@ -72,7 +76,10 @@ class Shipment:
         return f"<Shipment of {len(self._rows)} tasks, {len(self.futures)} wanted>"
 
     def send(self, nodes: Iterable[Node], options: Options = None) -> None:
-        """Send everything; the results of ``nodes`` are wanted."""
+        """Send everything; the results of ``nodes`` are wanted.
+
+        :param options: of each task; a :class:`Varied` if they differ.
+        """
         session = self._session
         wanted: dict[int, None] = {}
         for node in nodes:
@@ -146,7 +153,7 @@ class Shipment:
                 self._values[ident] = len(self._rows)
                 self._rows.append(row)
 
-    def _pack_node(self, node: Node) -> tuple[str, int, bytes, list[Any]]:
+    def _pack_node(self, node: Node) -> _Row:
         args: list[Any] = list(node.args)
         kwargs: dict[str, Any] | None = node.kwargs
         deps: list[Any] = node.deps
@@ -201,7 +208,7 @@ class Shipment:
         kwargs: dict[str, Any] | None,
         deps: list[Any],
         nested: bool,
-    ) -> tuple[str, int, bytes, list[Any]]:
+    ) -> _Row:
         known = self._functions.get(id(func))
         if known is None:  # nobody has said that it may be called twice
             known = self._functions[id(func)] = self._calls.function(func, False, key)
@@ -223,32 +230,62 @@ class Shipment:
     # Sending
 
     def _messages(self, wanted: list[int], options: Options) -> list[tuple[Any, ...]]:
-        """The rows as messages of moderate size."""
+        """The rows as messages of moderate size, each for tasks with the same options."""
         rows = self._rows
-        size = 0
-        starts = [0] if rows else []
-        for index, row in enumerate(rows):
-            if size + len(row[2]) > CHUNK:
-                starts.append(index)
-                size = 0
-            size += len(row[2])
+        if not rows:
+            return []
+        asked = self._options_by_row(options) if isinstance(options, Varied) else None
+        starts = _cuts(rows, asked)
         if len(starts) < 2:
-            return [_submit(rows, 0, None if len(wanted) == len(rows) else wanted, options)] if rows else []
+            everything = None if len(wanted) == len(rows) else wanted
+            return [_submit(rows, 0, everything, options if asked is None else asked[0])]
         # What is wanted by nobody would be forgotten at the end of its message, before its dependents arrive.
-        parts = [rows[start:stop] for start, stop in zip(starts, [*starts[1:], len(rows)])]
-        messages = [_submit(part, start, None, options, rows) for part, start in zip(parts, starts)]
+        stops = [*starts[1:], len(rows)]
         keep = set(wanted)
+        held = keep.union(*[_outside(rows, start, stop) for start, stop in zip(starts, stops)])
+        messages = []
+        for start, stop in zip(starts, stops):
+            part = rows[start:stop]
+            own = [index - start for index in range(start, stop) if index in held]
+            each = options if asked is None else asked[start]
+            messages.append(_submit(part, start, None if len(own) == len(part) else own, each, rows))
         others = self._session.registry.futures
-        dropped = [row[0] for index, row in enumerate(rows) if index not in keep and row[0] not in others]
+        dropped = [rows[index][0] for index in sorted(held - keep) if rows[index][0] not in others]
         return [*messages, ("release", dropped)] if dropped else messages
+
+    def _options_by_row(self, options: Varied) -> list[Options]:
+        found: list[Options] = [options.usual] * len(self._rows)
+        special = options.special
+        for node in self._plan.nodes:
+            position = self._positions.get(node.rank)
+            if position is not None:
+                found[position] = special.get(node.key, options.usual)
+        return found
+
+
+def _cuts(rows: list[_Row], asked: list[Options] | None) -> list[int]:
+    """Where messages begin."""
+    starts = [0]
+    size = 0
+    for index, row in enumerate(rows):
+        size += len(row[2])
+        if index and (size > CHUNK or (asked is not None and asked[index] is not asked[index - 1])):
+            starts.append(index)
+            size = len(row[2])
+    return starts
+
+
+def _outside(rows: list[_Row], start: int, stop: int) -> set[int]:
+    """The positions of what some rows need of earlier ones."""
+    return {dep for row in rows[start:stop] for dep in row[3] if type(dep) is int and dep < start}
 
 
 def _submit(
-    part: list[tuple[str, int, bytes, list[Any]]],
+    part: list[_Row],
     start: int,
     wanted: list[int] | None,
     options: Options,
-    rows: list[tuple[str, int, bytes, list[Any]]] | None = None,
+    rows: list[_Row] | None = None,
 ) -> tuple[Any, ...]:
     keys, functions, payloads, deps = zip(*part)
     if not any(deps):
@@ -258,7 +295,7 @@ def _submit(
     return "submit", keys, functions, payloads, deps, wanted, options
 
 
-def _relative(deps: list[Any], start: int, rows: list[tuple[str, int, bytes, list[Any]]]) -> list[Any]:
+def _relative(deps: list[Any], start: int, rows: list[_Row]) -> list[Any]:
     """Positions in all rows as positions in one message, or as keys of tasks of earlier ones."""
     return [dep if isinstance(dep, str) else dep - start if dep >= start else rows[dep][0] for dep in deps]
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle.client.future import Future
-from treadle.client.gathering import futures_in, listed
 from treadle.client.latch import deadline_of, run_async, run_blocking
 from treadle.client.limits import within
 from treadle.client.session import Session
@@ -17,35 +16,20 @@ from treadle.errors import TreadleError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["progress"]
+__all__ = ["show_progress"]
 
 #: The states in which a task is yet to be done, among those that the scheduler tells of.
 _AHEAD = ("waiting", "queued", "processing")
 
 
-def progress(*futures: Any, console: Console | None = None, timeout: float | None = None) -> Any:
-    """Show a live bar for each group of tasks, until some futures have ended. Ctrl-C ends only the display.
-
-    A group is all tasks that call the same function. There is a bar for each that the cluster has something to do for,
-    so also for tasks that the futures only depend on. Where the console is no terminal nothing is drawn; one plain line
-    for each group says at the end what was done in which time.
-
-    With an asynchronous client this has to be awaited.
-
-    :param futures: futures of one client, and lists, tuples, sets and dicts of such.
-    :param console: a ``rich`` console to draw on. Default: standard error.
-    :param timeout: seconds to wait at most.
-    :raises concurrent.futures.TimeoutError: the futures have not ended in time.
-    """
-    found = futures_in([listed(each) for each in futures])
-    sessions = {future._session for future in found}
+def show_progress(futures: Sequence[Future[Any]], console: Console | None, timeout: float | None) -> Any:
+    """See :func:`treadle.progress`; there is at least one future."""
+    sessions = {future._session for future in futures}
     if len(sessions) > 1:
         raise UserError("these futures belong to several clients; show the progress of one client's at a time")
-    if not found:
-        raise UserError("progress() needs futures to wait for")
     (session,) = sessions
     bars = _Bars(session, console)
-    asked = (timeout, bars.watch, found)
+    asked = (timeout, bars.watch, futures)
     return run_async(within(*asked)) if session.in_loop() else run_blocking(within, *asked)
 
 

@@ -14,6 +14,7 @@ VENV := .venvs/$(VERSION)
 PURE := $(CURDIR)/$(VENV)/pure
 BENCH := .venvs/$(VERSION)-bench
 DOCS := .venvs/$(VERSION)-docs
+ENGINES := .venvs/$(VERSION)-engines
 NODE := .venvs/node
 
 INSTALLED := $(VENV)/installed.stamp
@@ -34,7 +35,7 @@ UPSTREAM ?= dask.tests.test_delayed dask.bag dask.array
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types simulate soak upstream pypy node bench docs clean
+.PHONY: help demo test check lint types simulate soak upstream sample engines pypy node bench docs clean
 
 help:  ## list the targets
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -50,7 +51,7 @@ test: $(TESTABLE)  ## install into .venvs/ and run the tests, compiled and inter
 	@echo '== Python $(VERSION), interpreted'
 	@$(CLEANLY) TREADLE_EXPECT_COMPILED=0 PYTHONPATH=$(PURE) $(VENV)/bin/python -m pytest $(SPLIT)
 
-check: lint types test docs pypy node  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
+check: lint types test docs pypy node sample engines  ## what CI runs: lint, types, docs, and the tests on the oldest and the newest Python too
 	@for python in $$(scripts/other-pythons $(PYTHON)); do $(MAKE) --no-print-directory test PYTHON=$$python || exit 1; done
 
 lint: $(TESTABLE)  ## ruff: rules and format
@@ -72,6 +73,12 @@ upstream: $(TESTABLE)  ## Dask's own tests of arrays, bags and delayed values, o
 	    echo "== $$package, $$kind"; (cd $(VENV)/upstream && $(CLEANLY) PYTHONPATH=$(CURDIR)/tests/upstream ../bin/python -m pytest \
 	    -q -c $(CURDIR)/tests/upstream/pytest.ini --rootdir . -p no:cacheprovider -p treadle_upstream --treadle $$kind $(SPLIT) \
 	    --pyargs $$package) || exit 1; done; done
+
+sample: $(TESTABLE)  ## what `make upstream` runs, but for arrays
+	@$(MAKE) --no-print-directory upstream UPSTREAM='dask.tests.test_delayed dask.bag'
+
+engines: $(ENGINES)/installed.stamp  ## the conformance suite on a cluster of `distributed` and on Ray
+	@$(CLEANLY) $(ENGINES)/bin/python -m pytest -c tests/engines/pytest.ini -p no:cacheprovider tests/engines
 
 pypy:  ## the core of the cluster and its simulation under PyPy, where there is one
 	@if command -v pypy3 >/dev/null; then $(CLEANLY) pypy3 tests/pypy/run.py; else echo '== no pypy3: not run'; fi
@@ -129,6 +136,12 @@ $(BENCH)/installed.stamp: $(BENCH)/made.stamp $(INSTALLED)
 	@echo '== installing the benchmarks'"'"' peers into $(BENCH)'
 	@$(CLEANLY) $(BENCH)/bin/python $(PIP) install --force-reinstall --no-deps $(VENV)/wheel-compiled/*.whl
 	@$(CLEANLY) $(BENCH)/bin/python $(PIP) install "$$(echo $(VENV)/wheel-compiled/*.whl)[bench]"
+	@touch $@
+
+$(ENGINES)/installed.stamp: $(ENGINES)/made.stamp $(INSTALLED)
+	@echo '== installing the engines that Treadle can use into $(ENGINES)'
+	@$(CLEANLY) $(ENGINES)/bin/python $(PIP) install --force-reinstall --no-deps $(VENV)/wheel-compiled/*.whl
+	@$(CLEANLY) $(ENGINES)/bin/python $(PIP) install "$$(echo $(VENV)/wheel-compiled/*.whl)[test,ray]"
 	@touch $@
 
 # Node with npm is what the PATH has; where it has none, or one that is too old, it comes from PyPI. (The wheel has

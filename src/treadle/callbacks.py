@@ -23,7 +23,8 @@ class RunInfo(NamedTuple):
     total: int
     #: The name of each task's function, in the order of the static priorities.
     names: list[str]
-    #: Which scheduler runs it: ``"sync"``, ``"threads"``, ``"processes"``, ``"executor"`` or ``"cluster"``.
+    #: Which scheduler runs it: ``"sync"``, ``"threads"``, ``"processes"``, ``"executor"``, ``"cluster"``, ``"dask"`` or
+    #: ``"ray"``.
     scheduler: str
     #: How many tasks can run at the same time.
     num_workers: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,7 +25,12 @@ _NAMES = {
     "threading": "threads",
     "processes": "processes",
     "multiprocessing": "processes",
+    "dask": "dask",
+    "distributed": "dask",
+    "ray": "ray",
 }
+#: Those that others have started: see :mod:`treadle.integrations.engines`.
+_ENGINES = ("dask", "ray")
 
 
 class SchedulerError(UserError, ValueError):
@@ -47,8 +53,9 @@ def get(
         that equals a key stands for its result; :class:`treadle.Task` and :class:`treadle.Ref` say the same explicitly.
     :param keys: a key, or a list of keys (lists may be nested): results come back in the same shape.
     :param scheduler: ``"threads"``, ``"processes"``, ``"sync"``, a :class:`treadle.Client`, an executor or a
-        ``multiprocessing`` pool, or another function ``get(graph, keys)``. Default: what ``config.set(scheduler=...)``
-        says, else the client that is open, else ``"threads"``.
+        ``multiprocessing`` pool, ``"dask"`` or a client of ``distributed``, ``"ray"``, or another function
+        ``get(graph, keys)``. Default: what ``config.set(scheduler=...)`` says, else the client that is open, else
+        ``"threads"``.
     :param num_workers: how many tasks run at once. Default: ``config``, else the number of usable cores.
     :param pool: an executor or a ``multiprocessing`` pool to use instead of Treadle's own threads or processes.
     :param callbacks: hooks for this call, besides those whose ``with`` block surrounds it.
@@ -102,18 +109,26 @@ def check_name(scheduler: str) -> None:
     """:raises SchedulerError: there is no scheduler of this name."""
     if scheduler not in _NAMES:
         raise SchedulerError(
-            f"there is no scheduler {scheduler!r}; there are 'threads', 'processes' and 'sync', "
+            f"there is no scheduler {scheduler!r}; there are 'threads', 'processes' and 'sync', 'dask' and 'ray', "
             "or pass a client, an executor, a multiprocessing pool, or a function get(graph, keys)."
         )
 
 
 def _driver(scheduler: Any, num_workers: int | None, pool: Any) -> Driver:
-    if not isinstance(scheduler, str):
-        pool, scheduler = scheduler, "threads"
-    check_name(scheduler)
-    kind = _NAMES[scheduler]
+    named = isinstance(scheduler, str)
+    if named:
+        check_name(scheduler)
+    kind = _NAMES[scheduler] if named else "threads"
     if kind == "sync" or confined():
         return SyncDriver()
+    if kind in _ENGINES or (not named and "distributed" in sys.modules):
+        from treadle.integrations.engines import driver_of
+
+        driver = driver_of(scheduler)
+        if driver is not None:
+            return driver
+    if not named:
+        pool = scheduler
     if pool is None:
         pool = config.get("pool")
     if pool is not None:

@@ -14,6 +14,7 @@ _OURS = (
     "treadle.graph.",
     "treadle.deferred",
     "treadle.operators",
+    "treadle.integrations.",
     "treadle.worker.",
     "treadle.wire.",
 )

@@ -76,11 +76,38 @@ def _table(value: Any, budget: int) -> int | None:
     usage: Callable[..., Any] | None = getattr(value, "memory_usage", None)
     if not callable(usage):
         return None
+    size = _columns(value, budget)
+    if size is not None:
+        return size
     flat = _total(usage())
     count = len(value)
     sample = value[:: max(count // _ROWS, 1)]
     objects = _total(sample.memory_usage(deep=True)) - _total(sample.memory_usage())
     return flat + objects * count // max(len(sample), 1)
+
+
+def _columns(value: Any, budget: int) -> int | None:
+    """The same of frames and series, from the arrays they are made of: ``memory_usage`` makes a series of each column,
+    which takes far longer than a small task. None if not all of these can say how big they are.
+    """
+    arrays = getattr(getattr(value, "_mgr", None), "arrays", None)
+    if arrays is None:
+        return None
+    total = 0
+    for part in (value.index, *arrays):
+        size = _column(part, budget)
+        if size is None:
+            return None
+        total += size
+    return total
+
+
+def _column(part: Any, budget: int) -> int | None:
+    dtype = part.dtype
+    if dtype.kind != "O" or hasattr(part, "flat"):
+        return _array(part, budget)
+    # Text in one piece of memory. Others have objects in them, and would have to be looked at.
+    return int(part.nbytes) if getattr(dtype, "storage", None) == "pyarrow" else None
 
 
 def _total(usage: Any) -> int:

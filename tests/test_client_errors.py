@@ -13,6 +13,7 @@ from client_parts import FakeCluster
 
 import treadle
 from treadle import Client, LocalCluster
+from treadle.client.calls import LargeArgumentWarning
 from treadle.errors import ClosedError, DataLostError, DuplicateKeyError, UserError
 from treadle.testing.tasks import add, eventually, inc
 from treadle.wire import messages
@@ -207,3 +208,27 @@ def test_futures_that_are_gone_while_others_wait(fake: FakeCluster, client: Clie
     assert next(waiting).status == "cancelled"
     eventually(lambda: client.session.registry.of("x") == [])
     check_usable(fake, client)
+
+
+class Opaque:
+    """Looks small: it has no attributes that could be asked."""
+
+    __slots__ = ("inside",)
+
+    def __init__(self, inside: bytes) -> None:
+        self.inside = inside
+
+
+def test_who_sends_much_data_is_told_how_much(fake: FakeCluster) -> None:
+    with fake.client() as client:
+        with pytest.warns(
+            LargeArgumentWarning, match=r"the argument 2 \(a bytes\) of the task 'x' takes 11,000,033 bytes"
+        ):
+            client.submit(add, b"", bytes(11_000_000), key="x")
+        with pytest.warns(LargeArgumentWarning, match=r"the arguments of the task 'y' take 11,000,\d\d\d bytes"):
+            client.submit(inc, Opaque(bytes(11_000_000)), key="y")
+        with pytest.raises(
+            UserError, match=r"take 140,000,\d\d\d bytes; no more than 134,217,728 can be sent with a task"
+        ):
+            client.submit(inc, Opaque(bytes(140_000_000)), key="z")
+        check_usable(fake, client)

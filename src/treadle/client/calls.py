@@ -228,6 +228,8 @@ def judge_size(key: object, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         key=lambda each: each[1],
     )
     about = f"the argument {name} (a {kind}) of the task {key!r} takes {size:,} bytes"
+    if 2 * size < len(payload):  # what is big is out of sight, deep inside of one
+        about = f"the arguments of the task {key!r} take {len(payload):,} bytes"
     advice = "Send it to the workers once, future = client.scatter(value), and pass the future."
     if len(payload) > LIMIT:
         raise UserError(f"{about}; no more than {LIMIT:,} can be sent with a task. {advice}")

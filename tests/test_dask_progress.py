@@ -149,6 +149,7 @@ def test_ctrl_c_ends_only_the_display(script: Script) -> None:
     process = script(
         """
         import treadle
+        from rich.console import Console
 
         def hold(number):
             treadle.Event("go").wait()
@@ -158,7 +159,7 @@ def test_ctrl_c_ends_only_the_display(script: Script) -> None:
             held = client.persist([treadle.delayed(hold)(number) for number in range(3)])
             try:
                 print("ready", flush=True)
-                treadle.progress(held)
+                treadle.progress(held, console=Console(quiet=True))
             except KeyboardInterrupt:
                 print("interrupted")
             treadle.Event("go").set()

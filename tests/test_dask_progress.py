@@ -156,10 +156,12 @@ def test_ctrl_c_ends_only_the_display(script: Script) -> None:
             return number
 
         with treadle.LocalCluster(n_workers=1, threads_per_worker=1) as cluster, treadle.Client(cluster) as client:
+            console = Console(quiet=True)
+            treadle.progress(client.submit(abs, 1), console=console)  # imports what it needs: those are not interrupted
             held = client.persist([treadle.delayed(hold)(number) for number in range(3)])
             try:
                 print("ready", flush=True)
-                treadle.progress(held, console=Console(quiet=True))
+                treadle.progress(held, console=console)
             except KeyboardInterrupt:
                 print("interrupted")
             treadle.Event("go").set()

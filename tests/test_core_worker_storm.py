@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from treadle.core.worker import Job, WorkerState
@@ -28,6 +28,8 @@ class World:
         self.held: set[str] = set()
         #: Keys that the worker has asked for.
         self.missing: set[str] = set()
+        #: What was to be brought here to be kept.
+        self.wanted: set[str] = set()
         self.executing: list[Job] = []
         #: Those that were away and wait for a thread.
         self.returning: list[Job] = []
@@ -65,6 +67,12 @@ class World:
 
     def hear_acquired(self, rows: list[tuple[str, int]]) -> None:
         self.held.update(key for key, _ in rows)
+
+    def hear_unusable(self, keys: list[str]) -> None:
+        for key in keys:
+            assert key in self.wanted
+            assert key not in self.state.store
+            assert key not in self.state.awaited
 
     def hear_seceded(self, attempts: list[int]) -> None:
         assert all(attempt in self.open for attempt in attempts)
@@ -124,6 +132,7 @@ class World:
     def acquire(self, n: int) -> None:
         key = KEYS[n % len(KEYS)]
         found = places(n >> 3)
+        self.wanted.add(key)
         if found:
             self.missing.discard(key)
         self.state.on_acquire([(key, 1, found)])
@@ -245,6 +254,7 @@ STEP = st.tuples(st.sampled_from([*ACTIONS, *ACTIONS[:6], *ACTIONS[:5]]), st.int
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 3), st.lists(STEP, max_size=60))
+@example(1, [(World.acquire, 8), (World.fetch, 0), (World.answer, 2)])  # what is to be kept can never be had
 def test_everything_ends_whatever_happens(nthreads: int, steps: list[tuple[Any, int]]) -> None:
     world = World(nthreads)
     for action, n in steps:

@@ -27,8 +27,8 @@ PIP := -m pip --quiet
 # Without what the caller's shell adds to the import path.
 CLEANLY := env -u PYTHONPATH -u PYTHONHOME -u TREADLE_PURE_PYTHON
 
-# Two files of tests at a time, in half of the time: make test SPLIT='-n 2 --dist loadfile'
-SPLIT ?=
+# Two files of tests at a time. One after the other: make test SPLIT=
+SPLIT ?= -n 2 --dist loadfile
 
 # Which of Dask's packages `make upstream` tests.
 UPSTREAM ?= dask.tests.test_delayed dask.bag dask.array

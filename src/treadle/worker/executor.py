@@ -221,7 +221,9 @@ class Executor:
                 stays = len(self._idle) < nthreads
                 if stays:
                     self._idle.append(seat)
-                self._vacate(seat)
+                if seat.slot >= 0:  # its word says already that nothing is executed
+                    free.append(seat.slot)
+                    seat.slot = -1
                 release()
                 # A result that was not kept dies with its last reference: not under the lock, and not much later.
                 value = packed = error = None

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from treadle import Client, LocalCluster
 from treadle.client.inside import here
 from treadle.client.logs import LogLine, Logs, _logs
+from treadle.client.output import Output
+from treadle.client.session import EventRow
 from treadle.testing.tasks import boom, eventually, inc, meet, pipes
 from treadle.worker.logs import LIMIT, PIECE, Tee
 from treadle.worker.logs import Logs as Collector
@@ -233,6 +236,63 @@ def test_output_of_what_a_task_needs(client: Client, capsys: pytest.CaptureFixtu
     client.forward_output(False)
     out, _ = capsys.readouterr()
     assert [line.partition(" ")[0] for line in out.splitlines()] == ["[inner", "[outer"]
+
+
+def packed(*rows: tuple[str, str, str, str]) -> list[EventRow]:
+    return [(number, 0.0, msgspec.msgpack.encode(row)) for number, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ([("k", "stdout", "one"), ("k", "stdout", " line\n")], "[k on w] one line\n"),
+        (
+            [("k", "stdout", "a\nb"), ("k", "stdout", "\nc"), ("k", "stdout", "\n")],
+            "[k on w] a\n[k on w] b\n[k on w] c\n",
+        ),
+        ([("k", "stdout", "a\n\nb\n")], "[k on w] a\n[k on w] \n[k on w] b\n"),
+        ([("k", "stdout", "\n")], "[k on w] \n"),
+        # Another's line begins on a line of its own, and so does what comes of the first one then.
+        (
+            [("k", "stdout", "one"), ("other", "stdout", "two"), ("k", "stdout", "three\n")],
+            "[k on w] one\n[other on w] two\n[k on w] three\n",
+        ),
+    ],
+)
+def test_a_line_in_pieces_is_shown_as_one(
+    rows: list[tuple[str, str, str]], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Output()
+    for key, source, text in rows:
+        output(packed((key, "w", source, text)))
+    assert capsys.readouterr() == (shown, "")
+
+
+def test_a_line_in_pieces_goes_on_behind_records_and_what_was_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    output(
+        packed(("k", "w", "stderr", "one"), ("k", "w", "WARNING", "my.module: two\nthree\n"), ("", "", "dropped", "7"))
+    )
+    output(packed(("k", "w", "stderr", "four\n")))
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines()[:3] == ["[k on w] one", "[k on w] WARNING my.module: two", "[k on w] WARNING three"]
+    assert err.splitlines()[3].startswith("[7 pieces of what tasks have printed were left out")
+    assert err.splitlines()[4:] == ["[k on w] four"]
+
+
+def test_a_stream_that_was_exchanged_or_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Output()
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", first)
+    output(packed(("k", "w", "stdout", "unfinished")))
+    monkeypatch.setattr(sys, "stdout", second)
+    output(packed(("k", "w", "stdout", "more\n")))
+    assert (first.getvalue(), second.getvalue()) == ("[k on w] unfinished", "[k on w] more\n")
+    second.close()
+    output(packed(("k", "w", "stdout", "of no use\n")))
+    monkeypatch.setattr(sys, "stdout", None)
+    output(packed(("k", "w", "stdout", "of no use\n")))
 
 
 # Parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from treadle.client.face import Face
 from treadle.client.inside import here
 from treadle.client.latch import deadline_of, run_async, run_blocking
-from treadle.wire.values import unpack_value
+from treadle.client.output import Output
 
 if TYPE_CHECKING:
-    from treadle.client.session import EventRow, Session
+    from treadle.client.session import Session
 
 __all__ = ["LogLine", "Logging", "Logs", "logs_of"]
 
@@ -72,7 +71,7 @@ class Logging(Face):
     async def _forward_output(self, enabled: bool, deadline: float | None) -> None:
         session = self.session
         if enabled:
-            session.listen(OUTPUT, _show)
+            session.listen(OUTPUT, Output())
         await session.ask("forward_output", enabled, deadline)
         if not enabled:
             session.listen(OUTPUT, None)
@@ -135,23 +134,6 @@ def _extend(lines: list[LogLine], place: int | None, line: LogLine) -> int:
         return len(lines) - 1
     lines[place] = lines[place]._replace(text=lines[place].text + line.text)
     return place
-
-
-def _show(rows: Sequence[EventRow]) -> None:
-    """Write what has come to the streams of this process."""
-    for _, _, packed in rows:
-        key, worker, source, text = unpack_value(packed)
-        stream: Any = sys.stdout if source == "stdout" else sys.stderr
-        if source == "dropped":
-            text = f"[{text} pieces of what tasks have printed were left out: they came faster than this could take]\n"
-        else:
-            prefix = f"[{key} on {worker}] " if source in ("stdout", "stderr") else f"[{key} on {worker}] {source} "
-            text = "".join(f"{prefix}{line}\n" for line in text.removesuffix("\n").split("\n"))
-        try:
-            stream.write(text)
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # there is none, or it was closed
 
 
 def _clock(seconds: float) -> str:

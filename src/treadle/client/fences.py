@@ -23,10 +23,10 @@ class Fences:
     def __init__(self) -> None:
         #: Keys that are used again, and the number of the fence before which all news of them are old.
         self.stale: dict[str, int] = {}
-        #: Keys that were released after the last fence.
-        self._open: set[str] = set()
+        #: Keys that were released after the last fence. Before one of them is asked for there has to be another one.
+        self.released: set[str] = set()
         #: The fences that have not come back, and the keys that were released before each, after the one before.
-        self._sent: deque[tuple[int, set[str]]] = deque()
+        self.sent: deque[tuple[int, set[str]]] = deque()
         #: The numbers of the last fence that was sent, and of the last one that came back.
         self.last = 0
         self.passed = 0
@@ -36,39 +36,35 @@ class Fences:
 
     def __len__(self) -> int:
         """How many keys there may be old news of."""
-        return len(self._open) + sum([len(gone) for _, gone in self._sent])
+        return len(self.released) + sum([len(gone) for _, gone in self.sent])
 
     def release(self, keys: Iterable[str]) -> bool:
         """These are released. True if it is time for a fence."""
-        self._open.update(keys)
-        return len(self._open) >= UNFENCED
-
-    def need_one(self, keys: Collection[str]) -> bool:
-        """Whether there has to be a fence before these are asked for."""
-        return bool(self._open) and not self._open.isdisjoint(keys)
+        self.released.update(keys)
+        return len(self.released) >= UNFENCED
 
     def send(self) -> int:
         """The number of a fence that is to be sent now."""
         self.last += 1
-        self._sent.append((self.last, self._open))
-        self._open = set()
+        self.sent.append((self.last, self.released))
+        self.released = set()
         return self.last
 
     def use(self, keys: Collection[str]) -> None:
         """These are asked for now, after any fence that they need."""
-        for number, gone in self._sent:
+        for number, gone in self.sent:
             if not gone.isdisjoint(keys):
                 self.stale.update(dict.fromkeys(gone.intersection(keys), number))
 
     def back(self, number: int) -> None:
         """A fence has come back."""
         self.passed = number
-        while self._sent and self._sent[0][0] <= number:
-            self._sent.popleft()
+        while self.sent and self.sent[0][0] <= number:
+            self.sent.popleft()
         if self.stale:
             self.stale = {key: last for key, last in self.stale.items() if last > number}
 
     def clear(self) -> None:
         self.stale.clear()
-        self._open.clear()
-        self._sent.clear()
+        self.released.clear()
+        self.sent.clear()

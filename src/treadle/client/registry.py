@@ -124,9 +124,12 @@ class Registry:
                 self.futures[key] = [ref(future) for future in alive]
         return dropped
 
-    def take(self) -> list[tuple[Any, ...]]:
-        """The messages that are to be sent now."""
-        dropped = self.sweep() if self.gone else None
+    def take(self, releases: bool = True) -> list[tuple[Any, ...]]:
+        """The messages that are to be sent now.
+
+        :param releases: of the keys whose futures have gone, too.
+        """
+        dropped = self.sweep() if releases and self.gone else None
         if dropped:
             self.release(dropped)
         return self.outbox.take()
@@ -146,9 +149,11 @@ class Registry:
 
     def _guard(self, keys: Collection[str]) -> None:
         """These are about to be asked for, perhaps again: if they were released, a fence has to come between."""
-        if self.fences.need_one(keys):
+        fences = self.fences
+        if fences.released and not fences.released.isdisjoint(keys):
             self._fence()
-        self.fences.use(keys)
+        if fences.sent:
+            fences.use(keys)
 
     def _fence(self) -> None:
         """Have the scheduler say, among its news, when it has read all that was said so far."""

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
 from treadle.client.claims import Claims
@@ -33,6 +34,12 @@ EventRow: TypeAlias = "tuple[int, float, bytes]"
 #: From this many tasks, or bytes of arguments, on, a batch does not wait for the loop.
 FULL = 4096
 FULL_BYTES = 32 << 20
+
+#: Seconds after a batch in which a task waits for the loop to send it, with those that follow. One that comes later is
+#: sent at once, by the thread that submits it: to wake the loop takes as long as to send.
+BURST = 0.0001
+#: Seconds for which releases are collected, unless something is asked that may depend on them.
+IDLE = 0.001
 
 #: Seconds that the goodbye may take.
 GOODBYE = 2.0
@@ -65,6 +72,9 @@ class Session:
         #: Held while a batch is taken and sent, so that batches arrive in their order.
         self._sending = threading.Lock()
         self._scheduled = False
+        #: When the last batch was sent, and whether the loop is going to look for keys that are not needed any more.
+        self._sent = 0.0
+        self._tidying = False
         self._count = itertools.count(1)
         self._replies: dict[int, _Reply] = {}
         #: Who is told of the events of a topic, by the topic.
@@ -160,26 +170,32 @@ class Session:
 
     def nudge(self) -> None:
         """Have the loop send what there is to send, soon."""
-        if self._scheduled or self.loop is None:
-            return
-        self._scheduled = True
+        if not self._scheduled and self.loop is not None:
+            self._scheduled = True
+            self._soon(self.loop, self.flush)
+
+    def _soon(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
         if threading.get_ident() == self.thread:
-            self.loop.call_soon(self.flush)
+            loop.call_soon(call)
             return
         try:
-            self.loop.call_soon_threadsafe(self.flush)
+            loop.call_soon_threadsafe(call)
         except RuntimeError:
             pass  # the loop is closed
 
     def flush(self) -> None:
         """Send what there is to send, now and from this thread."""
         self._scheduled = False
-        registry = self.registry
-        if not (registry.outbox or registry.gone):
-            return
-        with Shield(), self._sending:
+        if self.registry.outbox or self.registry.gone:
+            with Shield():
+                self._send(True)
+
+    def _send(self, releases: bool) -> None:
+        """Send a batch. Somebody may wait for what is in it: releases make it, and what comes of it, longer."""
+        with self._sending:
+            self._sent = monotonic()
             with self.lock:
-                batch = registry.take()
+                batch = self.registry.take(releases)
             if batch and self._link is not None and self.ended is None:
                 self._link.send(batch)
 
@@ -198,15 +214,23 @@ class Session:
             self.nudge()
 
     def submit_one(self, future: Future[Any], row: Row, options: Options) -> None:
-        with Shield(), self.lock:
-            outbox = self.registry.outbox
-            self.registry.submit_one(future, row, options)
-            outbox.nbytes += len(row[2])
-            full = len(outbox.rows) >= FULL or outbox.nbytes >= FULL_BYTES
-        if full:
-            self.flush()
-        else:
-            self.nudge()
+        with Shield():
+            with self.lock:
+                outbox = self.registry.outbox
+                self.registry.submit_one(future, row, options)
+                outbox.nbytes += len(row[2])
+                full = len(outbox.rows) >= FULL or outbox.nbytes >= FULL_BYTES
+            if full:
+                self._send(True)
+            elif not self._scheduled:
+                if self._quiet():
+                    self._send(False)
+                else:
+                    self.nudge()
+
+    def _quiet(self) -> bool:
+        """Whether nothing was sent just now, and this thread may send."""
+        return monotonic() - self._sent > BURST and threading.get_ident() != self.thread and not self._sending.locked()
 
     def ship(self, futures: Sequence[Future[Any]], batch: Sequence[tuple[Any, ...]]) -> None:
         """Send a graph that is packed into messages, some of whose results are wanted."""
@@ -263,7 +287,17 @@ class Session:
         """One of the futures of a key is gone. Safe wherever garbage may be collected."""
         if self.ended is None:
             self.registry.gone.append(key)
-            self.nudge()
+            if not self._tidying and self.loop is not None:
+                self._tidying = True
+                self._soon(self.loop, self._tidy_later)
+
+    def _tidy_later(self) -> None:
+        assert self.loop is not None
+        self.loop.call_later(IDLE, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = False  # first: what goes from now on asks for another look
+        self.flush()
 
     async def ask(
         self, topic: str, argument: Any = None, deadline: float | None = None, number: int | None = None
@@ -397,7 +431,9 @@ class Session:
 
         :param eager: stop at the first that did not succeed, and return it.
         """
-        self.flush()
+        if self.registry.outbox and not self.in_loop():  # there, this turn of the loop ends with it
+            with Shield():
+                self._send(False)
         latch = self._watch(futures, PENDING, None, eager, deadline)
         await self._watching(futures, latch)
         while fetch and latch.failed is None:

@@ -6,6 +6,7 @@ or a coroutine be made and never be run.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -23,6 +24,20 @@ _set: Final[Callable[[int, Any], Any]] = _signal.signal
 _SIGINT: Final = int(signal.SIGINT)
 
 
+class _Main:
+    """The thread in which Python calls handlers of signals."""
+
+    ident = threading.main_thread().ident
+
+    @classmethod
+    def find(cls) -> None:
+        cls.ident = threading.main_thread().ident
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Main.find)
+
+
 class Shield:
     """Puts off ``KeyboardInterrupt`` to the end of a ``with`` block that takes microseconds and does not wait."""
 
@@ -31,7 +46,7 @@ class Shield:
     def __enter__(self) -> None:
         self._seen: tuple[int, FrameType | None] | None = None
         self._before: Callable[[int, FrameType | None], Any] | None = None
-        if threading.get_ident() == threading.main_thread().ident:
+        if threading.get_ident() == _Main.ident:
             handler = _get(_SIGINT)
             if callable(handler):
                 _set(_SIGINT, self._note)
@@ -63,7 +78,7 @@ class Steadied:
     def __enter__(self) -> Steadied:
         self._seen: tuple[int, FrameType | None] | None = None
         self._before: Callable[[int, FrameType | None], Any] | None = None
-        if threading.get_ident() == threading.main_thread().ident:
+        if threading.get_ident() == _Main.ident:
             handler = _get(_SIGINT)
             if callable(handler):
                 _set(_SIGINT, self._arrive)

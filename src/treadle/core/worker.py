@@ -317,6 +317,10 @@ class WorkerState:
             wanted += HANDS
         return wanted
 
+    def stirs(self) -> bool:
+        """Whether there is anything to report, to ask for, or to drop."""
+        return bool(self.outbox or self.begun or self.fetching.idle or self.garbage)
+
     def take_away(self) -> list[Job]:
         """Hand out all asynchronous jobs that are ready. They occupy no thread."""
         jobs: list[Job] = []

@@ -213,21 +213,27 @@ class Journal(Service):
         """A frame of a member has come: its control part, and the messages in it."""
         for message in received:
             if type(message) in _CAME:
-                self._take(now, member, _FROM_WORKER if member.role == "worker" else _FROM_CLIENT, control, received)
+                source = _FROM_WORKER if member.role == "worker" else _FROM_CLIENT
+                if len(control) <= SPARE:
+                    self._note(now, self._who[member], source, bytes(control))
+                else:
+                    self._note_long(now, member, source, control, received)
                 return
 
     def went(self, member: Member, control: bytes | memoryview, sent: Sequence[Any], now: float) -> None:
         """A frame was sent to a member: its control part, and the messages in it."""
         for message in sent:
             if message[0] in _WENT:
-                self._take(now, member, _FROM_HERE, control, sent)
+                if len(control) <= SPARE:
+                    self._note(now, self._who[member], _FROM_HERE, bytes(control))
+                else:
+                    self._note_long(now, member, _FROM_HERE, control, sent)
                 return
 
-    def _take(
+    def _note_long(
         self, now: float, member: Member, source: _Source, control: bytes | memoryview, batch: Sequence[Any]
     ) -> None:
-        size = len(control)
-        if size <= SPARE or size <= SPARE + DENSE * source.count(batch):
+        if len(control) <= SPARE + DENSE * source.count(batch):
             self._note(now, self._who[member], source, bytes(control))
         else:
             self._note(now, self._who[member], _EXTRACTS, _encode(list(source.tales(batch))))

@@ -457,8 +457,8 @@ class Server:
         link = member.link
         try:
             pieces = encode_frame(rows)
+            link.send_pieces(pieces)  # first: somebody waits for it
             self._journal.went(member, sole_control(pieces), rows, now)
-            link.send_pieces(pieces)
         except UserError as error:  # more than a frame can hold
             if len(rows) > 1:
                 self._send(member, rows[: len(rows) // 2], now)

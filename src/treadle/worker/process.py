@@ -232,12 +232,14 @@ class Worker:
         with executor.lock:
             others = feed(executor.state, messages)
             executor.rouse()
+            stirs = executor.state.stirs()
         for message in messages:
             if type(message) is CancelAttempts:
                 executor.coroutines.cancel(message.attempts)
         for message in others:
             self._heed(message)
-        self._turn()
+        if stirs:  # else the thread that was roused can do with the time
+            self._turn()
 
     def _heed(self, message: Any) -> None:
         """A message that is not for the state."""

@@ -63,8 +63,12 @@ class Setups:
 
     def sift(self, received: list[Any]) -> list[Any]:
         """Take the messages that are for this, and all from the first on that has to wait. Returns the others."""
-        if not self._busy and not any(type(message) in _OURS for message in received):
-            return received
+        if not self._busy:
+            for message in received:
+                if type(message) in _OURS:
+                    break
+            else:
+                return received
         others: list[Any] = []
         for message in received:
             kind = type(message)

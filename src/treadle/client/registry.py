@@ -129,10 +129,15 @@ class Registry:
 
         :param releases: of the keys whose futures have gone, too.
         """
-        dropped = self.sweep() if releases and self.gone else None
+        if releases and self.gone:
+            self.tidy()
+        return self.outbox.take()
+
+    def tidy(self) -> None:
+        """Release the keys whose futures have all gone."""
+        dropped = self.sweep()
         if dropped:
             self.release(dropped)
-        return self.outbox.take()
 
     def release(self, keys: list[str]) -> None:
         """Want these no more: they have no futures."""

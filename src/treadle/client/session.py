@@ -315,6 +315,7 @@ class Session:
             number = self.count()
         with Shield(), self.lock:
             self._replies[number] = reply
+            self.registry.tidy()  # the answer may depend on it
             self.registry.outbox.add("ask", number, topic, argument)
         self.flush()
         try:

@@ -36,6 +36,7 @@ class Command:
         """Wait for a line; returns it."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            print(line, end="")  # is shown if the test fails
             if text in line:
                 return line
         raise AssertionError(f"it ended without saying {text!r}")

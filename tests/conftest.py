@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import pytest
 from client_parts import FakeCluster
 
-from treadle import Client
+from treadle import Client, LocalCluster
 
 #: ``script(source, *arguments)`` starts a script in a process of its own, with pipes for its input and output.
 Script: TypeAlias = "Callable[..., subprocess.Popen[str]]"
@@ -71,6 +71,20 @@ def fake() -> Iterator[FakeCluster]:
 def client(fake: FakeCluster) -> Iterator[Client]:
     """A client of the fake one; modules with a real cluster have fixtures of their own."""
     with fake.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two workers with a thread each; modules that need others have a fixture of their own."""
+    with LocalCluster(2, 1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def default_client(cluster: LocalCluster) -> Iterator[Client]:
+    """A client of that cluster, which is the default: for what finds its client by itself."""
+    with Client(cluster) as client:
         yield client
 
 

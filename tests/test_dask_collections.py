@@ -7,10 +7,10 @@ import concurrent.futures
 import copy
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,9 @@ import pytest
 
 import treadle
 from treadle import Client, LocalCluster
+from treadle.client import default
 from treadle.errors import UserError
+from treadle.integrations import adoption
 from treadle.testing.tasks import Boom, eventually
 
 # Untyped, in part.
@@ -28,16 +30,9 @@ db: Any = import_module("dask.bag")
 dd: Any = import_module("dask.dataframe")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with Client(cluster) as client:
-        yield client
+def client(default_client: Client) -> Client:
+    return default_client
 
 
 def table() -> pd.DataFrame:
@@ -189,6 +184,23 @@ def test_opening_and_closing_clients(cluster: LocalCluster) -> None:
         assert dask.config.get("scheduler", None) == before[0]
 
 
+def test_a_client_that_is_opened_while_the_last_one_is_closed(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    release = adoption.release
+    before = dask.config.get("scheduler")
+    try:
+
+        def open_another() -> None:
+            monkeypatch.undo()
+            default.register(client)
+            release()
+
+        monkeypatch.setattr(adoption, "release", open_another)
+        default.forget(client)
+        assert dask.config.get("scheduler") == before
+    finally:
+        assert default.registered() is client
+
+
 def test_what_the_user_says_meanwhile_stays(cluster: LocalCluster) -> None:
     with dask.config.set(scheduler=None):
         with Client(cluster):
@@ -249,3 +261,43 @@ def test_dask_is_imported_after_the_client_was_opened(tmp_path: Path) -> None:
     script.write_text(PROGRAM)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout == "good\n", done.stderr
+
+
+def test_what_another_client_has_persisted(cluster: LocalCluster, client: Client) -> None:
+    with Client(cluster) as other:
+        held = other.persist(da.ones(4, chunks=2))
+        with client.as_current(), pytest.raises(UserError, match=r"persisted by the client client-\w+ \(open\)"):
+            held.sum().compute()
+        assert held.sum().compute() == 4
+    with pytest.raises(UserError, match=r"\(closed\), and this is the client .* or persist it again"):
+        client.compute(held.sum())
+
+
+class Guarded(WeakValueDictionary[Any, Any]):
+    """Knows that several threads use it."""
+
+    lock: Any = None
+
+    def items(self) -> Any:
+        assert self.lock.locked()
+        return super().items()
+
+    def update(self, *args: Any, **more: Any) -> None:
+        assert self.lock is None or self.lock.locked()
+        super().update(*args, **more)
+
+
+def test_threads_that_persist_while_others_compute(client: Client) -> None:
+    client.session.persisted = persisted = Guarded()
+    persisted.lock = client.session.lock
+    held = client.persist(da.ones(4, chunks=2))
+    assert len(persisted) == 2
+    assert client.compute(held.sum()).result() == 4
+
+
+def test_nothing_is_left_of_what_was_persisted(client: Client) -> None:
+    held = [client.persist(da.ones(2, chunks=1)) for _ in range(3)]
+    (kind,) = {type(value) for each in held for value in each.__dask_graph__().values()}
+    assert kind.__name__ == "Persisted"
+    held.clear()
+    eventually(lambda: not client.session.persisted and not client.session.registry.futures)

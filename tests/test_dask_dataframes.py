@@ -259,12 +259,6 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture(scope="module", params=["cluster", "threads"])
 def where(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[str]:
     """Dask's collections are computed on the cluster, or on threads of this process."""

@@ -6,7 +6,6 @@ import asyncio
 import io
 import signal
 import threading
-from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -31,16 +30,9 @@ db: Any = import_module("dask.bag")
 dd: Any = import_module("dask.dataframe")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(1, 2) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with Client(cluster) as client:
-        yield client
+def client(default_client: Client) -> Client:
+    return default_client
 
 
 def collections() -> dict[str, tuple[Any, int]]:

@@ -8,23 +8,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import dask
 import pytest
+from engine_parts import DaskConformance, dask_client
 
 import treadle
-from treadle.errors import TaskNotSerializableError, UserError
+from treadle.errors import ClosedError, TaskNotSerializableError, UserError
 from treadle.graph.ordering import order
 from treadle.graph.plan import read
 from treadle.integrations.engine_executor import EngineExecutor
 from treadle.integrations.engines import CallFailed, Step, Unit, lines_of
 from treadle.local.run import Run
 from treadle.scheduling import SchedulerError
-from treadle.testing.conformance import ParallelConformance, SchedulerConformance
 from treadle.testing.tasks import Boom, Recorder, add, boom, eventually, inc, linger, meet, pipes, same, total
 
 distributed: Any = import_module("distributed")  # whose functions have no types
@@ -32,21 +30,11 @@ distributed: Any = import_module("distributed")  # whose functions have no types
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    # By default the workers' linear algebra is told to use one thread each, and rounds otherwise than it does here.
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 0}):
-        cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
-    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+    with dask_client(**{"distributed.scheduler.allowed-failures": 0}) as client:
         yield client
 
 
-class TestDask(SchedulerConformance, ParallelConformance):
-    scheduler = "dask"
-    num_workers = 2
-
-    @pytest.fixture
-    def get(self, client: Any) -> Callable[..., Any]:
-        return partial(treadle.get, scheduler=client)
-
+class TestDask(DaskConformance):
     def test_ten_thousand_tasks_side_by_side(self, get: Callable[..., Any]) -> None:
         """A tenth of them here, since Dask takes a millisecond or two for each; tests/engines has them all."""
         graph: dict[Any, Any] = {("x", i): (inc, i) for i in range(1000)}
@@ -114,6 +102,13 @@ def test_arguments_that_cannot_be_sent(client: Any) -> None:
         treadle.get({"x": (same, threading.Lock())}, "x", scheduler=client)
     with pytest.raises(TaskNotSerializableError, match=r"the value .*dict"):
         treadle.get({"v": {"k": threading.Lock(), "b": bytes(5000)}, "x": (same, "v")}, "x", scheduler=client)
+
+
+def test_a_closed_client_is_refused(client: Any) -> None:
+    with distributed.Client(client.cluster, set_as_default=False) as closed:
+        pass
+    with pytest.raises(ClosedError, match="the client of Dask's cluster is closed"):
+        treadle.get(GRAPH, "d", scheduler=closed)
 
 
 def test_an_asynchronous_client_is_refused(client: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import traceback
@@ -28,17 +29,10 @@ Parallel: Any = joblib.Parallel
 delayed: Any = joblib.delayed
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with Client(cluster) as client:
-        yield client
-        eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "treadle-joblib"])
+def client(default_client: Client) -> Iterator[Client]:
+    yield default_client
+    eventually(lambda: not serving())
 
 
 @pytest.fixture
@@ -333,6 +327,48 @@ def test_a_generator_that_is_dropped_cancels_what_is_queued(backend: Any, client
     assert len(list(tmp_path.glob("started-*"))) < 10
 
 
+def test_news_of_a_call_that_failed_are_none_of_the_next(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cancelled is told only when the next call of the same ``Parallel`` has begun."""
+    go_on = threading.Event()
+
+    class Late(queue.SimpleQueue[Any]):
+        told = False
+
+        def get(self, *args: Any) -> Any:
+            if self.told:
+                go_on.wait(30)
+            self.told = True
+            return super().get(*args)
+
+    def first(number: int) -> int:
+        if number:
+            return hold(str(tmp_path), number)
+        raise Boom("first")
+
+    monkeypatch.setattr(queue, "SimpleQueue", Late)
+    with Parallel(n_jobs=2, pre_dispatch="all", batch_size=1) as parallel:
+        with pytest.raises(Boom):
+            parallel(delayed(first)(i) for i in range(4))
+        monkeypatch.undo()
+        (tmp_path / "go").touch()
+        count = backend.effective_n_jobs
+
+        def meanwhile(n_jobs: int) -> int:
+            go_on.set()
+            eventually(lambda: not serving())
+            jobs: int = count(n_jobs)
+            return jobs
+
+        monkeypatch.setattr(backend, "effective_n_jobs", meanwhile)
+        assert parallel(delayed(inc)(i) for i in range(4)) == [1, 2, 3, 4]
+
+
+def serving() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "treadle-joblib"]
+
+
 def idle_again(client: Client) -> bool:
     """Whether the workers run what comes next."""
     found: list[int] = Parallel()(delayed(inc)(i) for i in range(4))
@@ -344,6 +380,19 @@ def test_without_a_client() -> None:
         joblib.parallel_config(backend="treadle")
     with pytest.raises(TypeError, match=r"must be a treadle\.Client"):
         TreadleBackend("localhost:1234")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"workers": 5}, "workers must be names"),
+        ({"priority": "high"}, "priority must be a whole number, not 'high'"),
+        ({"resources": "GPU"}, "resources must be a dict of amounts"),
+    ],
+)
+def test_wrong_options(client: Client, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        joblib.parallel_config(backend="treadle", **options)
 
 
 def test_with_a_closed_client(cluster: LocalCluster) -> None:

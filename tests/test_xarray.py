@@ -77,12 +77,6 @@ COMPUTATIONS: dict[str, Compute] = {
 WEATHER = weather()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture(scope="module", params=["cluster", "threads"])
 def where(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[str]:
     with ExitStack() as stack:

@@ -26,13 +26,15 @@ from treadle.wire.functions import pack_function
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import PICKLED, SCALARS, find_dependencies, pack_call
 
-__all__ = ["BIG", "CHUNK", "LIMIT", "Calls", "LargeArgumentWarning", "judge_size", "options_of"]
+__all__ = ["BIG", "CHUNK", "LIMIT", "Calls", "LargeArgumentWarning", "judge_size", "names_of", "options_of"]
 
 #: Bytes of the arguments of a task from which on the user is warned, and that no task may have.
 BIG: Final = 10_000_000
 LIMIT: Final = 128 << 20
 #: Bytes of arguments in one message.
 CHUNK: Final = 32 << 20
+#: The highest priority, and the most retries.
+MOST: Final = 1 << 20
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -252,22 +254,44 @@ def options_of(
         return None
     options: dict[str, Any] = {}
     if workers is not None:
-        names = [workers] if isinstance(workers, str) else list(workers)
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError(f"workers must be names, idents, addresses or hosts of workers, not {workers!r}")
-        options["workers"] = names
+        options["workers"] = names_of(workers)
     if resources is not None:
-        amounts = {str(name): float(amount) for name, amount in resources.items()}
+        if not isinstance(resources, Mapping):
+            raise TypeError(f"resources must be a dict of amounts, such as {{'GPU': 1}}, not {resources!r:.200}")
+        try:
+            amounts = {str(name): float(amount) for name, amount in resources.items()}
+        except (TypeError, ValueError):
+            raise TypeError(f"the amounts of resources must be numbers, not those of {resources!r:.200}") from None
         for name, amount in amounts.items():
             if not 0 <= amount < float("inf"):
                 raise ValueError(f"a task cannot need {amount} of {name!r}")
         options["resources"] = amounts
-    if abs(operator.index(priority)) > 1 << 20:
-        raise ValueError(f"priority must be a whole number between -2**20 and 2**20, not {priority!r}")
-    if operator.index(retries) < 0:
-        raise ValueError(f"retries must be a whole number of at least 0, not {retries!r}")
+    priority = _whole("priority", priority, -MOST)
+    retries = _whole("retries", retries, 0)
     if priority:
         options["priority"] = priority
     if retries:
         options["retries"] = retries
+    try:
+        _encode(options)
+    except UnicodeEncodeError:
+        raise ValueError(f"workers and resources must have names that UTF-8 can hold, not {options!a:.200}") from None
     return options
+
+
+def names_of(workers: Any) -> list[str]:
+    """What workers are called by, one or several. :raises TypeError: it is something else."""
+    names = [workers] if isinstance(workers, str) or not isinstance(workers, Iterable) else list(workers)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"workers must be names, idents, addresses or hosts of workers, not {workers!r:.200}")
+    return names
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of any type as one of Python's own."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, not {value!r:.200}")
+    number = operator.index(value)
+    if not least <= number <= MOST:
+        raise ValueError(f"{name} must be a whole number between {least:,} and {MOST:,}, not {value!r:.200}")
+    return number

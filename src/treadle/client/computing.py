@@ -11,11 +11,11 @@ from treadle.client.face import Face
 from treadle.client.future import Future
 from treadle.client.graphs import Shipment, with_persisted
 from treadle.client.outbox import Options
+from treadle.client.running import plan_of
 from treadle.client.tasks import collect as collect_value
 from treadle.client.tasks import value_of
 from treadle.deferred import Delayed
-from treadle.graph.ordering import order
-from treadle.graph.plan import as_dict, read
+from treadle.graph.plan import as_dict
 from treadle.graph.spec import Ref, Task
 from treadle.lineage import collect
 
@@ -30,6 +30,7 @@ class Computing(Face):
 
     _calls: Calls
     gather: Callable[..., Any]
+    submit: Callable[..., Future[Any]]
 
     def compute(
         self,
@@ -50,7 +51,6 @@ class Computing(Face):
         :param timeout: how many seconds to wait for the results, if ``sync``.
         :returns: a future for one value, a list of them for a list, and a tuple if there are several ``values``.
         """
-        asked = options_of(workers, resources, priority, retries)
         given = {"workers": workers, "resources": resources, "priority": priority, "retries": retries}
 
         def start(collections: list[Any]) -> Sequence[Any]:
@@ -58,7 +58,7 @@ class Computing(Face):
 
             return dask.compute(collections, lambda graph, keys: self._hold(graph, keys, given), optimize_graph)
 
-        made = self._apart(values, start, lambda rest: self._start(rest, asked))
+        made = self._apart(values, start, lambda rest: self._start(rest, given))
         return self.gather(made, timeout=timeout) if sync else made
 
     def persist(
@@ -75,12 +75,13 @@ class Computing(Face):
         A collection of Dask becomes the same collection, whose tasks are futures of this client as long as it lives.
         Parameters and shape of the result as of :meth:`compute`.
         """
-        asked = options_of(workers, resources, priority, retries)
         given = {"workers": workers, "resources": resources, "priority": priority, "retries": retries}
 
         def hold(graph: Any, keys: list[Any]) -> list[Future[Any]]:
             futures = self._hold(graph, keys, given)
-            self.session.persisted.update(zip(keys, futures))
+            session = self.session
+            with session.lock:
+                session.persisted.update(zip(keys, futures))
             return futures
 
         def start(collections: list[Any]) -> Sequence[Any]:
@@ -88,7 +89,7 @@ class Computing(Face):
 
             return dask.persist(collections, hold, optimize_graph)
 
-        return self._apart(values, start, lambda rest: [_delay(future) for future in self._start(rest, asked)])
+        return self._apart(values, start, lambda rest: [_delay(future) for future in self._start(rest, given)])
 
     def _apart(
         self,
@@ -107,8 +108,9 @@ class Computing(Face):
         shaped = [[next(placed) for _ in value] if type(value) is list else next(placed) for value in values]
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
 
-    def _start(self, values: Sequence[Any], options: Options) -> list[Any]:
+    def _start(self, values: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:
         """The values with futures in the place of what is delayed."""
+        options = options_of(**given)
         found: list[Any] = []
         packed = [pack(value, found) for value in values]
         if not found:
@@ -131,20 +133,13 @@ class Computing(Face):
         :param private: give the tasks names that no other graph has.
         """
         session = self.session
-        plan = read(graph, keys)
-        order(plan)
+        plan = plan_of(session, graph, keys)
         shipment = Shipment(session, self._calls, plan, private)
         shipment.send([node for node in plan.targets if not node.done], options)
         session.flush()
         nodes = [plan.found[key] for key in keys]
-        return [self._known(node.result) if node.done else shipment.futures[node.rank] for node in nodes]
-
-    def _known(self, value: Any) -> Future[Any]:
-        """The future of a value that the graph has already."""
-        row = self._calls.one(collect_value, (value,), {}, None, True, 0)
-        future: Future[Any] = Future(row[0], self.session)
-        self.session.submit_one(future, row, None)
-        return future
+        # What the graph has already becomes a task that returns it.
+        return [self.submit(collect_value, node.result) if node.done else shipment.futures[node.rank] for node in nodes]
 
 
 def _is_collection(value: Any) -> bool:

@@ -49,6 +49,8 @@ def forget(client: Runner) -> None:
         _EVERYWHERE.remove(client)
         if not _EVERYWHERE:
             adoption.release()
+            if _EVERYWHERE:  # another thread has opened one in between
+                adoption.adopt()
 
 
 @contextmanager

@@ -36,7 +36,9 @@ def with_persisted(graph: dict[Any, Any], session: Session) -> dict[Any, Any]:
     It may refer to those without having them, or with a reference of a key to itself in their place.
     """
     held: dict[Any, Any] = {}
-    for key, future in session.persisted.items():
+    with session.lock:
+        persisted = list(session.persisted.items())
+    for key, future in persisted:
         if key not in graph or _names(graph[key], key):
             held[key] = Task(value_of, future)
     return {**graph, **held} if held else graph

@@ -152,9 +152,13 @@ def check_function(func: Any) -> None:
 
 
 def check_key(key: Any) -> None:
-    """:raises TypeError: it cannot name a result."""
+    """:raises TypeError: it cannot name a result. :raises ValueError: it cannot be sent."""
     if not isinstance(key, str) or not key:
         raise TypeError(f"key must be a str that is not empty, not {key!r:.200}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"key must be text that UTF-8 can hold, not {key!a:.200}") from None
 
 
 def _keys_for(key: str | Iterable[str] | None, count: int) -> list[str] | None:

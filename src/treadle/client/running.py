@@ -13,7 +13,8 @@ from treadle.client.gathering import fill_in, futures_in
 from treadle.client.graphs import Shipment, with_persisted
 from treadle.client.latch import Stream
 from treadle.client.outbox import Options
-from treadle.errors import TreadleError, UserError
+from treadle.client.session import sessions
+from treadle.errors import MissingDependencyError, TreadleError, UserError
 from treadle.graph.node import NO_NODES, Node
 from treadle.graph.ordering import order
 from treadle.graph.plan import Plan, as_dict, read
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from treadle.client.calls import Calls
     from treadle.client.session import Session
 
-__all__ = ["compute"]
+__all__ = ["compute", "plan_of"]
 
 #: What callbacks are told.
 _SCHEDULER: Final = "cluster"
@@ -47,8 +48,7 @@ async def compute(
         tasks = with_persisted(as_dict(graph), session)
         if hooks is not None:
             tasks = hooks.known(tasks, keys)
-        plan = read(tasks, keys)
-        order(plan)
+        plan = plan_of(session, tasks, keys)
         await _resolve(session, plan)
         shipment = Shipment(session, calls, plan, True)
         error = await _GraphRun(session, plan, shipment, hooks).drive(options)
@@ -63,6 +63,28 @@ async def compute(
         return Outcome(value, error)
     finally:
         del error  # see treadle.local.drive.execute
+
+
+def plan_of(session: Session, graph: dict[Any, Any], keys: Any) -> Plan:
+    """A graph that was read, in the order in which its tasks are to run.
+
+    :raises UserError: it needs what another client has persisted.
+    """
+    try:
+        plan = read(graph, keys)
+    except MissingDependencyError as error:
+        key = error.dependency
+        owner = next((each for each in sessions() if each is not session and key in each.persisted), None)
+        if owner is None:
+            raise
+        state = "open" if owner.ended is None else "closed"
+        raise UserError(
+            f"the task {error.key!r} needs {key!r}, persisted by the client {owner.ident} ({state}), and this is the "
+            f"client {session.ident}. Compute it with the client that has persisted it, "
+            "`with client.as_current():`, or persist it again."
+        ) from None
+    order(plan)
+    return plan
 
 
 def _take_apart(plan: Plan) -> None:

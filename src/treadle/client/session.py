@@ -62,7 +62,8 @@ class Session:
         self.thread = 0
         self.fetcher = Fetcher(self)
         self.claims = Claims(self.registry)
-        #: The futures that stand for tasks of Dask's persisted collections, by the keys that those have there.
+        #: The futures that stand for tasks of Dask's persisted collections, by the keys that those have there. Used
+        #: with the lock held.
         self.persisted: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
         #: Why nothing can be asked any more.
         self.ended: TreadleError | None = None
@@ -171,23 +172,24 @@ class Session:
     def nudge(self) -> None:
         """Have the loop send what there is to send, soon."""
         if not self._scheduled and self.loop is not None:
-            self._scheduled = True
-            self._soon(self.loop, self.flush)
+            with Shield():
+                self._scheduled = True
+                self._soon(self.loop, self.flush)
 
     def _soon(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-        if threading.get_ident() == self.thread:
-            loop.call_soon(call)
-            return
         try:
-            loop.call_soon_threadsafe(call)
+            if threading.get_ident() == self.thread:
+                loop.call_soon(call)
+            else:
+                loop.call_soon_threadsafe(call)
         except RuntimeError:
             pass  # the loop is closed
 
     def flush(self) -> None:
         """Send what there is to send, now and from this thread."""
-        self._scheduled = False
-        if self.registry.outbox or self.registry.gone:
-            with Shield():
+        with Shield():
+            self._scheduled = False
+            if self.registry.outbox or self.registry.gone:
                 self._send(True)
 
     def _send(self, releases: bool) -> None:
@@ -196,14 +198,24 @@ class Session:
             self._sent = monotonic()
             with self.lock:
                 batch = self.registry.take(releases)
-            if batch and self._link is not None and self.ended is None:
-                self._link.send(batch)
+            link = self._link
+            if batch and link is not None and self.ended is None:
+                try:
+                    link.send(batch)
+                except Exception as error:
+                    # What others have said is lost with it, and without that the rest has no meaning.
+                    link.close(f"a message could not be sent: {type(error).__name__}: {error}")
+                    raise
 
     def submit(
         self, futures: Sequence[Future[Any]], rows: Sequence[Row], options: Options, linked: bool, nbytes: int
     ) -> None:
-        """Send tasks, whose payloads have ``nbytes`` bytes, and have the futures settled with their results."""
+        """Send tasks, whose payloads have ``nbytes`` bytes, and have the futures settled with their results.
+
+        Errors as of :meth:`check`, also for the other methods that take new futures.
+        """
         with Shield(), self.lock:
+            self.check()
             outbox = self.registry.outbox
             self.registry.submit(futures, rows, options, linked)
             outbox.nbytes += nbytes
@@ -216,6 +228,7 @@ class Session:
     def submit_one(self, future: Future[Any], row: Row, options: Options) -> None:
         with Shield():
             with self.lock:
+                self.check()
                 outbox = self.registry.outbox
                 self.registry.submit_one(future, row, options)
                 outbox.nbytes += len(row[2])
@@ -235,6 +248,7 @@ class Session:
     def ship(self, futures: Sequence[Future[Any]], batch: Sequence[tuple[Any, ...]]) -> None:
         """Send a graph that is packed into messages, some of whose results are wanted."""
         with Shield(), self.lock:
+            self.check()
             for future in futures:
                 self.registry.join(future)
         for message in batch:
@@ -288,8 +302,9 @@ class Session:
         if self.ended is None:
             self.registry.gone.append(key)
             if not self._tidying and self.loop is not None:
-                self._tidying = True
-                self._soon(self.loop, self._tidy_later)
+                with Shield():
+                    self._tidying = True
+                    self._soon(self.loop, self._tidy_later)
 
     def _tidy_later(self) -> None:
         assert self.loop is not None
@@ -309,19 +324,20 @@ class Session:
         :raises UserError: the scheduler does not know what to make of it.
         :raises concurrent.futures.TimeoutError: the deadline has passed.
         """
-        self.check()
         reply = _Reply(self.lock, deadline)
         if number is None:
             number = self.count()
-        with Shield(), self.lock:
-            self._replies[number] = reply
-            self.registry.tidy()  # the answer may depend on it
-            self.registry.outbox.add("ask", number, topic, argument)
-        self.flush()
         try:
+            with Shield(), self.lock:
+                self.check()
+                self._replies[number] = reply
+                self.registry.tidy()  # the answer may depend on it
+                self.registry.outbox.add("ask", number, topic, argument)
+            self.flush()
             await reply.latch
         except BaseException:
-            self.post("withdraw", number)
+            if number in self._replies:
+                self.post("withdraw", number)
             raise
         finally:
             with self.lock:

@@ -154,12 +154,9 @@ def _options(said: _Words) -> Options:
     others = said.get("allow_other_workers", False)
     if not isinstance(others, bool):
         raise TypeError(f"allow_other_workers must be True or False, not {others!r}")
-    resources = said.get("resources")
-    if resources is not None and not isinstance(resources, Mapping):
-        raise TypeError(f"resources must be a dict of amounts, such as {{'GPU': 1}}, not {resources!r}")
     # Workers are either binding or left to the scheduler, which knows where the data is.
     workers = None if others else said.get("workers")
-    return options_of(workers, resources, _whole("priority", said), _whole("retries", said))
+    return options_of(workers, said.get("resources"), _whole("priority", said), _whole("retries", said))
 
 
 def _whole(name: str, said: _Words) -> int:

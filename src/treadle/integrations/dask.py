@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -154,6 +155,18 @@ def compute(collections: Iterable[Any], launch: Launch, optimize_graph: bool) ->
 
 def persist(collections: Iterable[Any], launch: Launch, optimize_graph: bool) -> Sequence[Any]:
     """The same collections, whose tasks have been handed to a cluster."""
+    persisted = _persisted()
+
+    def hold(graph: Any, keys: list[Any], **options: Any) -> list[Any]:
+        return [persisted(*pair) for pair in zip(keys, launch(graph, keys))]
+
+    # Dask puts what this "scheduler" returns in the place of the tasks, for whatever kind of collection.
+    made: Sequence[Any] = _dask().persist(*collections, traverse=False, optimize_graph=optimize_graph, scheduler=hold)
+    return made
+
+
+@cache  # what reads graphs remembers each type
+def _persisted() -> type:
     from dask._task_spec import TaskRef
 
     class Persisted(TaskRef):  # type: ignore[misc, unused-ignore]
@@ -165,9 +178,4 @@ def persist(collections: Iterable[Any], launch: Launch, optimize_graph: bool) ->
             super().__init__(key)
             self.future = future
 
-    def hold(graph: Any, keys: list[Any], **options: Any) -> list[Any]:
-        return [Persisted(*pair) for pair in zip(keys, launch(graph, keys))]
-
-    # Dask puts what this "scheduler" returns in the place of the tasks, for whatever kind of collection.
-    made: Sequence[Any] = _dask().persist(*collections, traverse=False, optimize_graph=optimize_graph, scheduler=hold)
-    return made
+    return Persisted

@@ -8,7 +8,7 @@ from importlib import import_module
 from time import sleep
 from typing import Any, Final
 
-from treadle.errors import UserError
+from treadle.errors import ClosedError, UserError
 from treadle.integrations.engines import EngineDriver, Packer, Unit, lines_of, reason
 from treadle.local.hooks import Hooks
 from treadle.local.run import Run
@@ -30,6 +30,7 @@ class DistributedEngine:
 
     :param client: default: the one that ``distributed`` says is the default.
     :raises UserError: ``distributed`` is not installed, there is no client, or it is an asynchronous one.
+    :raises ClosedError: the client is closed.
     """
 
     name = "dask"
@@ -37,6 +38,8 @@ class DistributedEngine:
 
     def __init__(self, client: Any = None) -> None:
         self.client: Final = _default_client() if client is None else client
+        if self.client.status == "closed":
+            raise ClosedError("the client of Dask's cluster is closed: open a distributed.Client and pass that")
         if self.client.asynchronous:
             raise UserError(
                 "a graph is computed by waiting for it, which an asynchronous client of Dask does not do: pass "

@@ -12,12 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Final
 
 from treadle.client import default, inside
+from treadle.client.calls import names_of, options_of
 from treadle.client.client import Client
 from treadle.client.future import Future
 from treadle.errors import ClosedError, ConnectError, DataLostError, UserError
@@ -78,7 +79,8 @@ class TreadleBackend(_Base):  # type: ignore[misc]
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._client = client
-        self._workers = [workers] if isinstance(workers, str) else None if workers is None else list(workers)
+        self._workers = None if workers is None else names_of(workers)
+        options_of(self._workers, resources, priority, retries)  # here it can be said what is wrong with them
         self._options: dict[str, Any] = {"resources": resources, "retries": retries}
         self._priority = priority
         #: Bytes from which on an argument is put on the workers once; None: never.
@@ -271,7 +273,7 @@ def _append(traceback: TracebackType | None, more: TracebackType | None) -> None
 class _Job:
     """A batch of calls on its way."""
 
-    __slots__ = ("callback", "calls", "error", "future", "shared", "tries")
+    __slots__ = ("_dropped", "callback", "calls", "error", "future", "shared", "tries")
 
     def __init__(self, calls: Sequence[Call], callback: Callable[[Any], object] | None) -> None:
         #: Kept until they are done, because they may have to be sent again.
@@ -283,6 +285,7 @@ class _Job:
         #: Why they could not be sent.
         self.error: BaseException | None = None
         self.tries = 0
+        self._dropped = False
 
     def failure(self) -> BaseException | None:
         """What went wrong, once the batch is done."""
@@ -300,7 +303,26 @@ class _Job:
 
     def wanted(self) -> bool:
         """Whether a call of ``Parallel`` waits for it."""
-        return not getattr(getattr(self.callback, "parallel", None), "_aborting", False)
+        return not self._dropped and not getattr(self._parallel(), "_aborting", False)
+
+    def tell(self) -> None:
+        """Tell joblib that it is done."""
+        with self._guard():
+            if self.callback is not None and not self._dropped:
+                self.callback(self)
+
+    def drop(self) -> None:
+        """Tell nothing more: joblib would take it for news of the next call of the same ``Parallel``."""
+        with self._guard():
+            self._dropped = True
+
+    def _parallel(self) -> Any:
+        return getattr(self.callback, "parallel", None)
+
+    def _guard(self) -> AbstractContextManager[Any]:
+        """The lock of ``Parallel``, so that one call has heard everything before the next one begins."""
+        guard: AbstractContextManager[Any] = getattr(self._parallel(), "_lock", nullcontext())
+        return guard
 
 
 class _Work:
@@ -353,9 +375,8 @@ class _Work:
                 self._packer.forget(job.shared)
                 self._send(job)
                 continue
+            job.tell()
             self._jobs.discard(job)
-            if job.callback is not None:
-                job.callback(job)
             job.clear()
             del job
         for left in self._jobs:
@@ -363,11 +384,13 @@ class _Work:
 
     def cancel(self) -> None:
         """Cancel what nobody waits for any more."""
-        futures = [job.future for job in self._jobs.copy() if job.future is not None and not job.wanted()]
+        jobs = [job for job in self._jobs.copy() if not job.wanted()]
         try:
-            self._client.cancel(futures)
+            self._client.cancel([job.future for job in jobs if job.future is not None])
         except (ClosedError, ConnectError):
             pass  # they are cancelled
+        for job in jobs:
+            job.drop()
 
     def end(self) -> None:
         """No call of ``Parallel`` waits for anything."""

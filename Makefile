@@ -67,12 +67,15 @@ simulate: $(TESTABLE)  ## thousands of random storms over a simulated cluster
 soak: $(TESTABLE)  ## locks, semaphores and queues for 2 minutes while their holders are killed
 	@$(CLEANLY) $(VENV)/bin/python tests/soak/coordination.py --seconds 120
 
-upstream: $(TESTABLE)  ## Dask's own tests of arrays, bags and delayed values, on threads and on a cluster
-	@mkdir -p $(VENV)/upstream
-	@for kind in threads cluster; do for package in $(UPSTREAM); do \
+upstream: $(TESTABLE)  ## Dask's own tests of arrays, bags and delayed values, on threads, beside Dask's, and on a cluster
+	@mkdir -p $(VENV)/upstream && rm -f $(VENV)/upstream/times
+	@for package in $(UPSTREAM); do for kind in threads dask cluster; do \
 	    echo "== $$package, $$kind"; (cd $(VENV)/upstream && $(CLEANLY) PYTHONPATH=$(CURDIR)/tests/upstream ../bin/python -m pytest \
-	    -q -c $(CURDIR)/tests/upstream/pytest.ini --rootdir . -p no:cacheprovider -p treadle_upstream --treadle $$kind $(SPLIT) \
-	    --pyargs $$package) || exit 1; done; done
+	    -q -c $(CURDIR)/tests/upstream/pytest.ini --rootdir . -p no:cacheprovider -p treadle_upstream --treadle $$kind --times times \
+	    $(SPLIT) --pyargs $$package) || exit 1; done; done
+	@echo '== all tests together, in the process that computes'
+	@awk '{ wall[$$1] += $$2; cpu[$$1] += $$3 } END { for (kind in wall) \
+	    printf "%-8s %6.1f s, %6.1f s of CPU\n", kind, wall[kind], cpu[kind] }' $(VENV)/upstream/times
 
 sample: $(TESTABLE)  ## what `make upstream` runs, but for arrays
 	@$(MAKE) --no-print-directory upstream UPSTREAM='dask.tests.test_delayed dask.bag'

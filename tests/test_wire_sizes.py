@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle.wire.sizes import sizeof
+from treadle.wire.sizes import size_told, sizeof
 
 MB = 1_000_000
 
@@ -119,3 +119,10 @@ def test_sizes_are_not_negative() -> None:
 @given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_any_value_has_a_size(value: Any) -> None:
     assert sizeof(value) >= sys.getsizeof(value) or sizeof(value) > 0
+
+
+def test_only_arrays_and_tables_say_it_themselves() -> None:
+    for value in (numpy.zeros(MB // 8), pandas.Series(numpy.zeros(MB // 8)), Sparse(), memoryview(bytes(MB))):
+        assert MB * 0.9 < size_told(value) < MB * 1.1
+    for value in (bytes(MB), [bytes(MB)], Holder(bytes(MB)), numpy.ndarray, pandas.DataFrame, len, Rude()):
+        assert size_told(value) == 0

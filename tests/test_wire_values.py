@@ -25,6 +25,7 @@ from treadle.wire.values import (
     PICKLED,
     Slot,
     dump_parts,
+    find_bulky,
     find_dependencies,
     load_parts,
     pack_call,
@@ -274,6 +275,20 @@ def test_futures_are_found_in_containers_that_contain_themselves() -> None:
     words["self"] = words
     assert set(find_dependencies([loop, 1, "x"], {"w": words, "c": (C,)}, Promise)) == {A, B, C}
     assert find_dependencies([1, [2, "x"], {"k": 3}], None, Promise) == []
+
+
+def test_what_is_bulky() -> None:
+    array, frame, text, items = numpy.zeros(100), pandas.DataFrame({"x": range(100)}), "x" * 800, [b"y" * 80] * 10
+    deep = {"deep": [A, (array,)]}
+    args = [array, text, deep, Text(text), numpy.zeros(99), len, inc]
+    found = find_bulky(args, {"word": items, "frame": [frame, A]}, [A], 800)
+    assert [type(value) for value in found] == [str, list, numpy.ndarray, pandas.DataFrame]
+    assert all(any(value is one for value in found) for one in (array, frame, text, items))
+    assert find_bulky([[A, text], A], None, [A], 800) == []
+    assert find_bulky([numpy.zeros(10), 5], None, [], 800) == []
+    payload = pack_call("key", [deep, array, A], {"word": Slot(1)}, [A, array])
+    assert len(payload) < 800
+    assert unpack_call(payload, [1, 2])[0] == [{"deep": [1, (2,)]}, 2, 1]
 
 
 # Calls of graphs

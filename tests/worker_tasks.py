@@ -90,3 +90,16 @@ def refuse() -> None:
 
 def make_unreadable() -> Any:
     return Unreadable()
+
+
+def measure(*values: Any, **more: Any) -> list[int]:
+    return [len(value) for value in (*values, *more.values())]
+
+
+def die(calls: str, times: int, value: Any) -> int:
+    """Kill the worker that runs this, the first times that it is called; the file ``calls`` counts them."""
+    with open(calls, "a") as file:
+        file.write(".")
+    if os.path.getsize(calls) <= times:
+        kill_process()
+    return len(value)

@@ -261,7 +261,7 @@ class DataLostError(PeerError):
             )
         return (
             f"the scattered value {self.key!r} is lost: {self.worker}, the last worker that held it, is gone. "
-            "Scatter it again."
+            "Send it again: scatter it, or compute anew what had it in its graph."
         )
 
 

@@ -6,18 +6,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle.arguments import pack
-from treadle.client.calls import options_of
+from treadle.client.calls import LIMIT, options_of
 from treadle.client.face import Face
 from treadle.client.future import Future
 from treadle.client.graphs import Shipment, with_persisted
+from treadle.client.latch import run_blocking
 from treadle.client.outbox import Options
 from treadle.client.running import plan_of
+from treadle.client.scattering import place
 from treadle.client.tasks import collect as collect_value
 from treadle.client.tasks import value_of
 from treadle.deferred import Delayed
 from treadle.graph.plan import as_dict
 from treadle.graph.spec import Ref, Task
 from treadle.lineage import collect
+from treadle.naming import unique
+from treadle.wire.sizes import sizeof
 
 if TYPE_CHECKING:
     from treadle.client.calls import Calls
@@ -135,11 +139,24 @@ class Computing(Face):
         session = self.session
         plan = plan_of(session, graph, keys)
         shipment = Shipment(session, self._calls, plan, private)
+        if shipment.heavy and self._may_wait():
+            run_blocking(shipment.lighten)
+        else:
+            shipment.load()  # what this raises says what to do where nothing can wait
         shipment.send([node for node in plan.targets if not node.done], options)
         session.flush()
+        shipment.bind()
         nodes = [plan.found[key] for key in keys]
-        # What the graph has already becomes a task that returns it.
-        return [self.submit(collect_value, node.result) if node.done else shipment.futures[node.rank] for node in nodes]
+        return [self._known(node.result) if node.done else shipment.futures[node.rank] for node in nodes]
+
+    def _known(self, value: Any) -> Future[Any]:
+        """The future of a value that the graph has already."""
+        if sizeof(value) > LIMIT and self._may_wait():
+            return run_blocking(place, self.session, {f"{type(value).__name__}-{unique()}": value})[0]
+        return self.submit(collect_value, value)
+
+    def _may_wait(self) -> bool:
+        return not self.asynchronous and not self.session.in_loop()
 
 
 def _is_collection(value: Any) -> bool:

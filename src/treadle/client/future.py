@@ -7,7 +7,7 @@ waiters until somebody asks for them, and its result stays packed until it is re
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from threading import Condition
 from types import TracebackType
@@ -92,6 +92,8 @@ class Future(concurrent.futures.Future[T]):
     #: True from a cancellation on until the task has stopped, and why it was cancelled.
     _stopping = False
     _reason = ""
+    #: Futures of what the task needs and the scheduler cannot have made again; they live as long as this one.
+    _apart: Sequence[Future[Any]] = ()
 
     def __init__(self, key: str, session: Session) -> None:  # not that of the base class, which makes a Condition
         #: What names the result on the cluster.

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from treadle.client.calls import BIG, CHUNK, Calls, Known, judge_size
+from treadle.client.calls import CHUNK, LIMIT, Calls, Known, judge_size
 from treadle.client.future import Future
 from treadle.client.outbox import Options
+from treadle.client.scattering import place
 from treadle.client.tasks import collect, value_of
 from treadle.client.varied import Varied
+from treadle.errors import DataLostError
 from treadle.graph.foreign import ALIAS, REFERENCE, foreign_kind
 from treadle.graph.node import Call, Dicted, Listed, Node, Template
 from treadle.graph.plan import Plan
 from treadle.graph.spec import Task
 from treadle.naming import unique
 from treadle.wire.sizes import sizeof
-from treadle.wire.values import SCALARS, pack_call
+from treadle.wire.values import SCALARS, Slot, find_bulky, pack_call
 
 if TYPE_CHECKING:
     from treadle.client.session import Session
 
-__all__ = ["Shipment"]
+__all__ = ["APART", "Shipment", "with_persisted"]
 
 #: Key, number of the function, payload, and positions of rows or keys that it depends on.
 _Row: TypeAlias = "tuple[str, int, bytes, list[Any]]"
 
 #: A value of the graph with more bytes than this that several tasks need is sent once.
 _SHARED: Final = 1024
+
+#: A value of the graph with at least this many bytes may go straight to a worker. To the scheduler, which keeps what
+#: travels with a task for as long as that may have to run again, so much costs more than ten tasks of the usual size.
+APART: Final = 1 << 20
 
 
 def with_persisted(graph: dict[Any, Any], session: Session) -> dict[Any, Any]:
@@ -50,14 +56,35 @@ def _names(value: Any, key: Any) -> bool:
     return (kind == ALIAS and value.target == key) or (kind == REFERENCE and value.key == key)
 
 
+class _Heavy(NamedTuple):
+    """A call that was not packed yet, because it has too many bytes of arguments: those of :meth:`Shipment._call`."""
+
+    key: object
+    name: str
+    func: Any
+    args: list[Any]
+    kwargs: dict[str, Any] | None
+    deps: list[Any]
+    nested: bool
+
+    def without(self, bulky: list[Any]) -> _Heavy:
+        """The same call with some values as dependencies."""
+        slots = {id(value): Slot(index) for index, value in enumerate(bulky, len(self.deps))}
+        args = [slots.get(id(arg), arg) for arg in self.args]
+        kwargs = {word: slots.get(id(arg), arg) for word, arg in self.kwargs.items()} if self.kwargs else None
+        return self._replace(args=args, kwargs=kwargs, deps=[*self.deps, *bulky])
+
+
 class Shipment:
     """The tasks of one graph on their way to the scheduler.
 
     :param private: give the tasks names that no other graph has. Otherwise their keys are their names.
+    :param allowed: how many bytes of arguments may travel with a task. If there are ``heavy`` ones, with more,
+        :meth:`lighten` or :meth:`load` is to be called before :meth:`send`.
     :raises TaskNotSerializableError: names what of a task cannot be pickled.
     """
 
-    def __init__(self, session: Session, calls: Calls, plan: Plan, private: bool) -> None:
+    def __init__(self, session: Session, calls: Calls, plan: Plan, private: bool, allowed: int = LIMIT) -> None:
         self._session = session
         self._calls = calls
         self._plan = plan
@@ -72,6 +99,11 @@ class Shipment:
         self._values: dict[int, int] = {}
         #: The functions of this graph, by identity.
         self._functions: dict[int, Known] = {}
+        self._allowed = allowed
+        #: By the positions of their rows.
+        self.heavy: dict[int, _Heavy] = {}
+        #: The big values that were put on workers, with their futures, by identity.
+        self._apart: dict[int, tuple[Any, Future[Any]]] = {}
         self._pack()
 
     def __repr__(self) -> str:
@@ -94,6 +126,48 @@ class Shipment:
             wanted[position] = None
         made = [future for rank, future in self.futures.items() if rank not in self.given]
         session.ship(made, self._messages(list(wanted), options))
+
+    async def lighten(self) -> None:
+        """Steps: put big arguments of heavy tasks on workers, so that only their keys travel with these.
+
+        The scheduler cannot have such a value made again: if the only worker that has it dies while something needs
+        it, that fails with a :class:`~treadle.errors.DataLostError`.
+
+        :raises UserError: a task has too many bytes of arguments even so.
+        """
+        values: dict[int, tuple[str, Any]] = {}
+        for position, call in self.heavy.items():
+            bulky = find_bulky(call.args, call.kwargs, call.deps, APART)
+            for value in bulky:
+                values.setdefault(id(value), (f"{call.key!s:.80}-{unique()}", value))
+            self.heavy[position] = call.without(bulky)
+        if values:
+            futures = await place(self._session, dict(values.values()))
+            self._apart = {ident: (value, future) for (ident, (_, value)), future in zip(values.items(), futures)}
+        self.load()
+
+    def load(self) -> None:
+        """Have what heavy tasks are given travel with them, apart from what was put on workers.
+
+        :raises UserError: a task has too many bytes of arguments.
+        """
+        heavy, self.heavy = self.heavy, {}
+        for position, (key, name, func, args, kwargs, deps, nested) in heavy.items():
+            payload = pack_call(key, args, kwargs, deps, nested)
+            if len(payload) > LIMIT:
+                judge_size(key, args, kwargs, payload, 0)
+            self._rows[position] = name, self._function(func, key).number, payload, [self._place(dep) for dep in deps]
+
+    def bind(self) -> None:
+        """Have what was put on workers live as long as the futures of the results that are made of it."""
+        apart = [future for _, future in self._apart.values()]
+        if apart:
+            for future in self.own():
+                future._apart = apart
+
+    def missed(self, error: BaseException | None) -> bool:
+        """Whether an error is that a value which was put on a worker is lost."""
+        return type(error) is DataLostError and any(error.key == future.key for _, future in self._apart.values())
 
     def own(self) -> list[Future[Any]]:
         """The futures that were made for this graph."""
@@ -211,18 +285,23 @@ class Shipment:
         deps: list[Any],
         nested: bool,
     ) -> _Row:
+        payload = pack_call(key, args, kwargs, deps, nested)
+        if len(payload) > self._allowed:
+            self.heavy[len(self._rows)] = _Heavy(key, name, func, args, kwargs, deps, nested)
+            payload = b""  # not to have all of them twice
+        return name, self._function(func, key).number, payload, [self._place(dep) for dep in deps]
+
+    def _function(self, func: Any, key: object) -> Known:
         known = self._functions.get(id(func))
         if known is None:  # nobody has said that it may be called twice
             known = self._functions[id(func)] = self._calls.function(func, False, key)
-        payload = pack_call(key, args, kwargs, deps, nested)
-        if len(payload) > BIG:
-            judge_size(key, args, kwargs, payload, 0)
-        return name, known.number, payload, [self._place(dep) for dep in deps]
+        return known
 
     def _place(self, dep: Any) -> int | str:
         """A dependency: the position of a row, or the key of what is on the cluster already."""
         if type(dep) is not Node:
-            key: str = dep.key
+            _, future = self._apart.get(id(dep), (None, dep))
+            key: str = future.key
             return key
         if dep.done:
             return self._values[id(dep)]

@@ -7,10 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from treadle.callbacks import Callback, TaskRecord, active_callbacks
+from treadle.client.calls import LIMIT
 from treadle.client.excepting import make_exception
 from treadle.client.future import Failure, Future
 from treadle.client.gathering import fill_in, futures_in
-from treadle.client.graphs import Shipment, with_persisted
+from treadle.client.graphs import APART, Shipment, with_persisted
 from treadle.client.latch import Stream
 from treadle.client.outbox import Options
 from treadle.client.session import sessions
@@ -50,8 +51,7 @@ async def compute(
             tasks = hooks.known(tasks, keys)
         plan = plan_of(session, tasks, keys)
         await _resolve(session, plan)
-        shipment = Shipment(session, calls, plan, True)
-        error = await _GraphRun(session, plan, shipment, hooks).drive(options)
+        error = await _run(session, calls, plan, hooks, options)
         _take_apart(plan)
         if error is None:
             value = plan.results(graph)
@@ -85,6 +85,24 @@ def plan_of(session: Session, graph: dict[Any, Any], keys: Any) -> Plan:
         ) from None
     order(plan)
     return plan
+
+
+async def _run(
+    session: Session, calls: Calls, plan: Plan, hooks: Hooks | None, options: Options
+) -> BaseException | None:
+    """Steps: run a graph. Returns the error that ended it early, if one did.
+
+    Big values are sent apart. If one is lost with a worker, everything that the scheduler can keep travels with the
+    tasks: it repeats what has to be, and knows when a task kills its workers. Callbacks are not told of tasks twice.
+    """
+    shipment = Shipment(session, calls, plan, True, APART)
+    await shipment.lighten()
+    error = await _GraphRun(session, plan, shipment, hooks).drive(options)
+    if hooks is not None or not shipment.missed(error):
+        return error
+    shipment = Shipment(session, calls, plan, True, LIMIT)
+    await shipment.lighten()
+    return await _GraphRun(session, plan, shipment, None).drive(options)
 
 
 def _take_apart(plan: Plan) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treadle.client.future import FINISHED, Future, Place
-from treadle.errors import TaskNotSerializableError, UserError
+from treadle.errors import PeerError, TaskNotSerializableError, UserError
 from treadle.naming import unique
 from treadle.tokens import TokenizeError, tokenize
 from treadle.wire.values import dump_parts
@@ -15,11 +15,14 @@ from treadle.wire.values import dump_parts
 if TYPE_CHECKING:
     from treadle.client.session import Session
 
-__all__ = ["choose", "scatter"]
+__all__ = ["choose", "place", "scatter"]
 
 #: Bytes, and values, in one message to a worker.
 _BATCH_BYTES = 256 << 20
 _BATCH_VALUES = 1000
+
+#: How often :func:`place` begins again because a worker died meanwhile.
+_RETRIES = 3
 
 
 class _Packed(NamedTuple):
@@ -49,8 +52,33 @@ async def scatter(
     :raises TaskNotSerializableError: a value cannot be pickled. :raises UserError: there is no such worker.
     """
     packed = [_pack(value, hashed) for value in values]
-    if not packed:
-        return []
+    return await _scatter(session, packed, workers, copies) if packed else []
+
+
+async def place(session: Session, values: Mapping[str, Any]) -> list[Future[Any]]:
+    """Steps: put values, by the keys that they are to have, on workers, as soon as there are any.
+
+    :param values: by keys that nobody else can choose.
+    :raises TaskNotSerializableError: a value cannot be pickled.
+    :raises PeerError: workers died again and again while they were given them.
+    """
+    packed = [_pack(value, False)._replace(name=key) for key, value in values.items()]
+    left = _RETRIES
+    while True:
+        await session.ask("wait_for_workers", 1)
+        try:
+            return await _scatter(session, packed, None, 1)
+        except PeerError:
+            session.check()  # else it was a worker that has just died
+            if not left:
+                raise
+            left -= 1
+            packed = [each._replace(name=f"{each.name}-{left}") for each in packed]
+
+
+async def _scatter(
+    session: Session, packed: Sequence[_Packed], workers: str | Iterable[str] | None, copies: int | None
+) -> list[Future[Any]]:
     info = await session.ask("info")
     staying = {ident: about for ident, about in info["workers"].items() if not about["retiring"]}
     chosen = choose(staying, workers)

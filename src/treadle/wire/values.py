@@ -18,6 +18,7 @@ import msgspec
 from treadle.errors import TaskNotSerializableError
 from treadle.graph.node import Listed, Template, evaluate
 from treadle.wire.pickling import dump
+from treadle.wire.sizes import size_told, sizeof
 
 __all__ = [
     "SCALARS",
@@ -26,6 +27,7 @@ __all__ = [
     "dependency_value",
     "dump_parts",
     "dump_plain",
+    "find_bulky",
     "find_dependencies",
     "load_parts",
     "pack_call",
@@ -253,6 +255,36 @@ def find_dependencies(args: Iterable[Any], kwargs: Mapping[str, Any] | None, cls
 
 
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset, dict})
+
+
+def find_bulky(args: Sequence[Any], kwargs: Mapping[str, Any] | None, deps: Sequence[Any], least: int) -> list[Any]:
+    """The distinct values of at least ``least`` bytes among the arguments of a call that could be dependencies too.
+
+    These are text, bytes and containers that are arguments, and arrays and tables wherever they are.
+
+    :param deps: as of :func:`pack_call`. A container with one of them inside is no value.
+    :raises Exception: whatever pickling raises.
+    """
+    found: dict[int, Any] = {}
+    known = {id(dep) for dep in deps}
+    kinds: Any = tuple({type(dep) for dep in deps})
+
+    def stand_in(obj: Any) -> Any:
+        if id(obj) not in known:
+            if size_told(obj) < least:
+                return NotImplemented
+            found[id(obj)] = obj
+        return dependency_value, (0,)
+
+    others: list[Any] = []
+    for arg in [*args, *(kwargs or {}).values()]:
+        plain = type(arg) in SCALARS or type(arg) in _CONTAINERS
+        if plain and sizeof(arg) >= least and not find_dependencies((arg,), None, kinds):
+            found[id(arg)] = arg
+        else:
+            others.append(arg)
+    dump(others, stand_in=stand_in)
+    return list(found.values())
 
 
 def _flatten(items: Iterable[Any], numbers: dict[int, int], depth: int) -> list[Any] | None:

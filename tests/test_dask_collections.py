@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 
 import treadle
 from treadle import Client, LocalCluster
-from treadle.errors import UserError
+from treadle.errors import TaskNotSerializableError, UserError
 from treadle.testing.tasks import Boom, eventually
 
 # Untyped, in part.
@@ -249,3 +250,36 @@ def test_dask_is_imported_after_the_client_was_opened(tmp_path: Path) -> None:
     script.write_text(PROGRAM)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout == "good\n", done.stderr
+
+
+class Look:
+    """Says whether garbage was collected while it was pickled, or cannot be pickled."""
+
+    def __init__(self, seen: list[bool], fails: bool) -> None:
+        self.seen = seen
+        self.fails = fails
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.seen.append(gc.isenabled())
+        if self.fails:
+            raise RuntimeError("no")
+        return int, (1,)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_graph_is_read_and_packed_without_collecting_garbage(client: Client, before: bool, fails: bool) -> None:
+    seen: list[bool] = []
+    enabled = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        if fails:
+            with pytest.raises(TaskNotSerializableError):
+                client.get({"x": (abs, Look(seen, fails))}, "x")
+        else:
+            assert client.get({"x": (abs, Look(seen, fails))}, "x") == 1
+        assert gc.isenabled() is before
+    finally:
+        (gc.enable if enabled else gc.disable)()
+    assert seen
+    assert not any(seen)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,13 +46,15 @@ async def compute(
     error: BaseException | None = None
     try:
         session.check()
-        tasks = with_persisted(as_dict(graph), session)
-        if hooks is not None:
-            tasks = hooks.known(tasks, keys)
-        plan = read(tasks, keys)
-        order(plan)
+        with _undisturbed():
+            tasks = with_persisted(as_dict(graph), session)
+            if hooks is not None:
+                tasks = hooks.known(tasks, keys)
+            plan = read(tasks, keys)
+            order(plan)
         await _resolve(session, plan)
-        shipment = Shipment(session, calls, plan, True)
+        with _undisturbed():
+            shipment = Shipment(session, calls, plan, True)
         error = await _GraphRun(session, plan, shipment, hooks).drive(options)
         _take_apart(plan)
         if error is None:
@@ -63,6 +67,19 @@ async def compute(
         return Outcome(value, error)
     finally:
         del error  # see treadle.local.drive.execute
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without the garbage collector, which would look at all of a graph, again and again while it grows."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _take_apart(plan: Plan) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import gc
 import subprocess
 import sys
 from importlib import import_module
@@ -19,7 +20,7 @@ import pytest
 import treadle
 from treadle import Client, LocalCluster
 from treadle.client import default
-from treadle.errors import UserError
+from treadle.errors import TaskNotSerializableError, UserError
 from treadle.integrations import adoption
 from treadle.testing.tasks import Boom, eventually
 
@@ -301,3 +302,36 @@ def test_nothing_is_left_of_what_was_persisted(client: Client) -> None:
     assert kind.__name__ == "Persisted"
     held.clear()
     eventually(lambda: not client.session.persisted and not client.session.registry.futures)
+
+
+class Look:
+    """Says whether garbage was collected while it was pickled, or cannot be pickled."""
+
+    def __init__(self, seen: list[bool], fails: bool) -> None:
+        self.seen = seen
+        self.fails = fails
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.seen.append(gc.isenabled())
+        if self.fails:
+            raise RuntimeError("no")
+        return int, (1,)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_graph_is_read_and_packed_without_collecting_garbage(client: Client, before: bool, fails: bool) -> None:
+    seen: list[bool] = []
+    enabled = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        if fails:
+            with pytest.raises(TaskNotSerializableError):
+                client.get({"x": (abs, Look(seen, fails))}, "x")
+        else:
+            assert client.get({"x": (abs, Look(seen, fails))}, "x") == 1
+        assert gc.isenabled() is before
+    finally:
+        (gc.enable if enabled else gc.disable)()
+    assert seen
+    assert not any(seen)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import array
 import sys
 import threading
+from collections import Counter
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pandas
@@ -34,6 +35,21 @@ class Sparse:
         self.data = numpy.zeros(MB // 16)
         self.indices = numpy.zeros(MB // 8, "i4")
         self.indptr = None
+
+
+class Pair(NamedTuple):
+    name: str
+    data: Any
+
+
+class Lazy(dict[int, bytes]):
+    """Counts its items at length, and makes them when they are asked for."""
+
+    def __sizeof__(self) -> int:
+        raise AssertionError("it takes too long to look at everything")
+
+    def values(self) -> Any:
+        raise AssertionError("nobody has asked for these")
 
 
 class Rude:
@@ -70,6 +86,10 @@ class Rude:
         Sparse(),
         Holder(numpy.zeros(MB // 8)),
         Holder({"inner": Holder(b"x" * MB)}),
+        Counter({"x" * 930 + str(number): number for number in range(1000)}),
+        Lazy(dict.fromkeys(range(1000), b"x" * 930)),
+        Lazy({number: b"x" * (MB // 16) if number >= 16 else b"" for number in range(32)}),
+        Pair("x", numpy.zeros(MB // 8)),
     ],
     ids=lambda value: type(value).__name__,
 )

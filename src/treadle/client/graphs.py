@@ -13,10 +13,12 @@ from treadle.client.tasks import collect, value_of
 from treadle.client.varied import Varied
 from treadle.errors import DataLostError
 from treadle.graph.foreign import ALIAS, REFERENCE, foreign_kind
+from treadle.graph.fused import Steps, run_fused
 from treadle.graph.node import Call, Dicted, Listed, Node, Template
 from treadle.graph.plan import Plan
 from treadle.graph.spec import Task
 from treadle.naming import unique
+from treadle.wire.pickling import dump
 from treadle.wire.sizes import sizeof
 from treadle.wire.values import SCALARS, Slot, find_bulky, pack_call
 
@@ -231,6 +233,8 @@ class Shipment:
 
     def _pack_node(self, node: Node) -> _Row:
         args: list[Any] = list(node.args)
+        if node.func is run_fused:
+            args[0] = _packed(args[0])
         kwargs: dict[str, Any] | None = node.kwargs
         deps: list[Any] = node.deps
         for arg in args:
@@ -379,6 +383,16 @@ def _submit(
 def _relative(deps: list[Any], start: int, rows: list[_Row]) -> list[Any]:
     """Positions in all rows as positions in one message, or as keys of tasks of earlier ones."""
     return [dep if isinstance(dep, str) else dep - start if dep >= start else rows[dep][0] for dep in deps]
+
+
+def _packed(steps: Steps) -> Steps | bytes:
+    """The steps of a fused task, pickled once for all that share them; as they are if they cannot be pickled."""
+    if steps.packed is None:
+        try:
+            steps.packed = dump(steps)
+        except Exception:
+            return steps  # what it is that cannot be pickled is said of the task
+    return steps.packed
 
 
 def _literals(node: Node) -> list[Node]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,10 +48,11 @@ async def compute(
     error: BaseException | None = None
     try:
         session.check()
-        tasks = with_persisted(as_dict(graph), session)
-        if hooks is not None:
-            tasks = hooks.known(tasks, keys)
-        plan = plan_of(session, tasks, keys)
+        with _undisturbed():
+            tasks = with_persisted(as_dict(graph), session)
+            if hooks is not None:
+                tasks = hooks.known(tasks, keys)
+            plan = plan_of(session, tasks, keys)
         await _resolve(session, plan)
         error = await _run(session, calls, plan, hooks, options)
         _take_apart(plan)
@@ -95,7 +98,8 @@ async def _run(
     Big values are sent apart. If one is lost with a worker, everything that the scheduler can keep travels with the
     tasks: it repeats what has to be, and knows when a task kills its workers. Callbacks are not told of tasks twice.
     """
-    shipment = Shipment(session, calls, plan, True, APART)
+    with _undisturbed():
+        shipment = Shipment(session, calls, plan, True, APART)
     await shipment.lighten()
     error = await _GraphRun(session, plan, shipment, hooks).drive(options)
     if hooks is not None or not shipment.missed(error):
@@ -103,6 +107,19 @@ async def _run(
     shipment = Shipment(session, calls, plan, True, LIMIT)
     await shipment.lighten()
     return await _GraphRun(session, plan, shipment, None).drive(options)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without the garbage collector, which would look at all of a graph, again and again while it grows."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _take_apart(plan: Plan) -> None:

@@ -6,13 +6,19 @@ a list of steps.
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from treadle.graph.foreign import NATIVE, REFERENCE, TASK, foreign_kind
 
 __all__ = ["Steps", "dasks_own", "run_fused"]
+
+#: How many of the steps that came as bytes are kept.
+_KEPT: Final = 256
+
+_kept: Final[dict[bytes, Steps]] = {}
 
 
 class Steps:
@@ -23,11 +29,13 @@ class Steps:
     :param inkeys: what the tasks call their inputs, in the order in which these are given.
     """
 
-    __slots__ = ("inkeys", "outkey", "steps")
+    __slots__ = ("inkeys", "outkey", "packed", "steps")
 
     def __init__(self, tasks: Mapping[Any, Any], outkey: Any, inkeys: Sequence[Any]) -> None:
         self.outkey = outkey
         self.inkeys = tuple(inkeys)
+        #: A pickle of this, once somebody has made one.
+        self.packed: bytes | None = None
         #: The key of each task, what is called with all values that are known, and those that no later step needs.
         self.steps: list[tuple[Any, Callable[[dict[Any, Any]], Any], tuple[Any, ...]]] = []
         needed = {outkey}
@@ -64,8 +72,10 @@ class Inner:
         return run_fused(self.steps, *values)
 
 
-def run_fused(steps: Steps, *values: Any) -> Any:
-    """Run a fused task. :param values: its inputs."""
+def run_fused(steps: Steps | bytes, *values: Any) -> Any:
+    """Run a fused task. :param steps: or a pickle of them, which is read once. :param values: the inputs."""
+    if isinstance(steps, bytes):
+        steps = _unpacked(steps)
     found = dict(zip(steps.inkeys, values))
     del values
     for key, run, spent in steps.steps:
@@ -73,6 +83,16 @@ def run_fused(steps: Steps, *values: Any) -> Any:
         for each in spent:
             del found[each]
     return found[steps.outkey]
+
+
+def _unpacked(packed: bytes) -> Steps:
+    steps = _kept.get(packed)
+    if steps is None:
+        steps = pickle.loads(packed)
+        if len(_kept) >= _KEPT:
+            _kept.clear()
+        _kept[packed] = steps
+    return steps
 
 
 def dasks_own() -> object:

@@ -13,8 +13,9 @@ from typing import Any, Final, final
 
 from treadle.errors import CycleError, GraphError, InvalidKeyError, MissingDependencyError, MissingKeyError
 from treadle.graph.foreign import ALIAS, CONTAINER, DATA, NATIVE, REFERENCE, TASK, foreign_kind
-from treadle.graph.fused import Steps, dasks_own, run_fused
+from treadle.graph.fused import dasks_own, run_fused
 from treadle.graph.node import CLOSED, NEW, NO_NODES, OPEN, Call, Dicted, Listed, Node
+from treadle.graph.shapes import Shapes
 from treadle.graph.spec import Data, Ref, Task
 
 __all__ = ["MAX_NESTING", "Plan", "as_dict", "read", "unquote"]
@@ -114,6 +115,7 @@ class _Reader:
         self.deps: list[Node] = []
         self.serial: int = 0
         self.fused: Final = dasks_own()
+        self.shapes: Final = Shapes()
         self.foreign_read: bool = False
 
     def target(self, key: object) -> Node:
@@ -399,7 +401,8 @@ class _Reader:
         args: Any = task.args
         if self.fused is None or task.func is not self.fused:
             return task.func, args
-        return run_fused, (Steps(args[0], args[1], args[2]), *args[3:])
+        steps, rest = self.shapes.read(args[0], args[1], args[2])
+        return run_fused, (steps, *args[3:], *rest)
 
     def check_depth(self, depth: int) -> None:
         if depth >= MAX_NESTING:

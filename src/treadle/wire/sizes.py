@@ -14,6 +14,8 @@ __all__ = ["size_told", "sizeof"]
 #: About how many objects are looked at, and how many items of one container.
 _BUDGET: Final = 1000
 _SAMPLE: Final = 16
+#: Up to how many items of a container that cannot be sliced the sample is from all over it.
+_SPREAD: Final = 1000
 #: How many rows of a table.
 _ROWS: Final = 64
 
@@ -21,6 +23,8 @@ _ROWS: Final = 64
 _UNKNOWN: Final = 64
 
 _ATOMS: Final = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+#: The containers whose items are counted.
+_SEQUENCES: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
 
 
 def sizeof(value: Any) -> int:
@@ -48,7 +52,7 @@ def _sizeof(value: Any, budget: int) -> int:
     kind = type(value)
     if kind in _ATOMS or isinstance(value, (type, ModuleType, FunctionType)):
         return sys.getsizeof(value)
-    if kind in (list, tuple, set, frozenset):
+    if kind in _SEQUENCES:
         return sys.getsizeof(value) + _sampled(value, len(value), budget)
     if kind is dict:
         count = len(value)
@@ -61,7 +65,8 @@ def _sizeof(value: Any, budget: int) -> int:
         return size
     attributes = getattr(value, "__dict__", None)
     inside = _sizeof(attributes, budget // 2) if budget and type(attributes) is dict else 0
-    return sys.getsizeof(value, _UNKNOWN) + inside
+    contents = _contents(value, budget)
+    return inside + (sys.getsizeof(value, _UNKNOWN) if contents is None else contents)
 
 
 def _told(value: Any, budget: int) -> int | None:
@@ -72,16 +77,35 @@ def _told(value: Any, budget: int) -> int | None:
     return None
 
 
+def _contents(value: Any, budget: int) -> int | None:
+    """The same of containers of subclasses, a sample of what is in them included; None if this is none.
+
+    They are not asked themselves: that may take as long as looking at every item.
+    """
+    if isinstance(value, dict):
+        count, share = dict.__len__(value), budget // 2
+        inside = _sampled(dict.__iter__(value), count, share) + _sampled(dict.values(value), count, share)
+        return dict.__sizeof__(value) + inside
+    for base in _SEQUENCES:
+        if isinstance(value, base):
+            inside = _sampled(base.__iter__(value), base.__len__(value), budget)
+            return int(base.__sizeof__(value)) + inside
+    return None
+
+
 def _sampled(items: Iterable[Any], count: int, budget: int) -> int:
     """The bytes of some items, made out from a few of them, spread evenly where they can be."""
     size = min(count, budget, _SAMPLE)
     if size == 0:
         return 0
+    step = count // size
+    sample: Iterable[Any]
     if isinstance(items, (list, tuple)):
-        step = count // size
         sample = items[: step * size : step]
+    elif count <= _SPREAD:
+        sample = islice(items, 0, step * size, step)
     else:
-        sample = list(islice(items, size))
+        sample = islice(items, size)
     share = budget // (size + 1)
     return sum([_sizeof(item, share) for item in sample]) * count // size
 

@@ -281,6 +281,44 @@ def test_the_peak_of_a_standard_case_stays_as_low_as_it_was(graph: Graph, most: 
     assert ordered_peak(graph) <= most
 
 
+def two_results_of_blocks(count: int, steps: int) -> Graph:
+    """Every block is loaded, goes through some steps, and is needed for two results, which are made of all blocks."""
+    graph: Graph = {name: (task, [(name, i) for i in range(count)]) for name in ("most", "mean")}
+    for i in range(count):
+        graph["block", i, 0] = (task, [])
+        for step in range(1, steps):
+            graph["block", i, step] = (task, [("block", i, step - 1)])
+        graph["most", i] = graph["mean", i] = (task, [("block", i, steps - 1)])
+    return graph
+
+
+def shared_held(plan: Plan) -> int:
+    """How many results that several tasks depend on are live at once in the order of ``plan.nodes``."""
+    held: dict[object, int] = {}
+    most = 0
+    for node in plan.nodes:
+        if len(node.dependents) > 1:
+            held[node.key] = len(node.dependents)
+        most = max(most, len(held))
+        for dep in node.deps:
+            if dep.key in held:
+                held[dep.key] -= 1
+                if not held[dep.key]:
+                    del held[dep.key]
+    return most
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_of_two_orders_with_the_same_peak_the_one_that_holds_fewer_shared_results_wins(steps: int) -> None:
+    graph = two_results_of_blocks(12, steps)
+    assert peak(plan_of(graph)) == 25
+    plan = plan_of(graph)
+    assert shared_held(plan) == 12
+    order(plan)
+    assert shared_held(plan) == 1
+    assert peak(plan) == 25
+
+
 def test_a_chain_of_a_million_tasks_is_ordered() -> None:
     # Linked by hand: reading that many tasks takes far longer than ordering them.
     nodes = [Node(i) for i in range(1_000_000)]

@@ -2,9 +2,9 @@
 
     python examples/big_data --size 1GB
 
-makes trips of taxis as parquet and CSV (``--size`` in all), temperatures as an array and log lines (a quarter of that
-each), computes statistics of them by Dask's collections on Treadle, compares with pandas and NumPy, and prints how long
-each step took and how much memory a worker needed at most. The data is deleted in the end.
+makes trips of taxis as parquet and as CSV, temperatures as an array, and log lines, ``--size`` of each, computes
+statistics of them by Dask's collections on Treadle, compares with pandas and NumPy, and prints how long each step took
+and how much memory a worker needed at most. The data is deleted in the end.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from rich.table import Table
 
 from treadle import Client, LocalCluster
 
+#: No worker should need a larger share of the data that a step reads.
+MOST = 1 / 3
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
@@ -44,6 +46,11 @@ class Row:
     above: int
     equal: bool
 
+    @property
+    def share(self) -> float:
+        """The peak, with all that is imported, as a share of the data that this step reads, as it is on disk."""
+        return self.peak / self.step.data.nbytes
+
 
 def size(text: str) -> float:
     number, unit = text[:-2], text[-2:].upper()
@@ -55,7 +62,7 @@ def size(text: str) -> float:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--size", type=size, default=1e9, help="of the tables in all (default: 1GB)")
+    parser.add_argument("--size", type=size, default=1e9, help="of each kind of data (default: 1GB)")
     parser.add_argument("--directory", type=Path, help="where the data is made (default: a temporary one)")
     parser.add_argument("--workers", type=int, default=2)
     return parser.parse_args()
@@ -87,34 +94,35 @@ def measure(step: Step, meter: Meter) -> Row:
 
 
 def report(console: Console, rows: list[Row], made: list[Data], before: int) -> None:
-    table = Table("data", "step", "seconds", "million/s", "MB/s", "peak MB", "above start", "equal")
+    table = Table("data", "step", "seconds", "on disk", "in memory", "peak", "of disk", "above start", "equal")
     for row in rows:
         data = row.step.data
         table.add_row(
             data.name,
             row.step.name,
             f"{row.seconds:.1f}",
-            f"{data.items / row.seconds / 1e6:.2f} {data.unit}",
-            f"{data.nbytes / row.seconds / 1e6:.0f}",
+            f"{data.nbytes / 1e6:.0f}",
+            f"{row.step.held / 1e6:.0f}",
             f"{row.peak / 1e6:.0f}",
+            f"{row.share:.0%}",
             f"{row.above / 1e6:.0f}, {row.above / data.nbytes:.0%}",
             "yes" if row.equal else "NO",
         )
     console.print(table)
-    total = sum(data.nbytes for data in made)
-    peak = max(row.peak for row in rows)
+    worst = max(rows, key=lambda row: row.share)
     console.print(
-        f"All data: {total / 1e6:.0f} MB. A worker had {before / 1e6:.0f} MB after its imports, and at most "
-        f"{peak / 1e6:.0f} MB, {peak / total:.0%} of all data. The column [bold]above start[/bold] says what it needed "
-        "beyond its imports, also as a share of the data that the step reads."
+        f"All sizes in MB. All data: {sum(data.nbytes for data in made) / 1e6:.0f}. A worker had {before / 1e6:.0f} "
+        "after its imports. The most that one had during a step, imports included, as a share of what that step reads "
+        f"on disk: {worst.share:.0%}, {'no more' if worst.share <= MOST else 'more'} than a third "
+        f"({worst.step.data.name}, {worst.step.name})."
     )
 
 
 def run(console: Console, client: Client, folder: Path, nbytes: float) -> bool:
     """Whether everything was equal."""
     start = time.perf_counter()
-    made = [*trips.make(client, folder, nbytes), weather.make(client, folder, nbytes / 4)]
-    made.append(weblogs.make(client, folder, nbytes / 4))
+    made = [*trips.make(client, folder, nbytes), weather.make(client, folder, nbytes)]
+    made.append(weblogs.make(client, folder, nbytes))
     sizes = ", ".join(f"{data.name} {data.nbytes / 1e6:.0f} MB in {len(data.files)} files" for data in made)
     console.print(f"made in {time.perf_counter() - start:.0f} s: {sizes}")
     # Fresh processes: what making the data has left behind in the old ones is not measured.
@@ -133,7 +141,7 @@ def run(console: Console, client: Client, folder: Path, nbytes: float) -> bool:
 
 def main() -> int:
     options = arguments()
-    console = Console(width=110)
+    console = Console(width=120)
     folder = Path(tempfile.mkdtemp(prefix="big-data-", dir=options.directory))
     try:
         with LocalCluster(options.workers, 1) as cluster, Client(cluster) as client:

@@ -35,6 +35,8 @@ class Step:
 
     name: str
     data: Data
+    #: Bytes that what it reads of the data takes up in memory, if all of it is there at once.
+    held: int
     compute: Callable[[], Any]
     #: The same by pandas or NumPy alone, file by file.
     expected: Callable[[], Any]

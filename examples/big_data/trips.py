@@ -18,7 +18,7 @@ dd: Any = import_module("dask.dataframe")
 ZONES, DRIVERS = 265, 20_000
 PAYMENTS = np.array(["card", "cash", "dispute", "no charge"])
 #: Dask reads two to four of such files in one task, depending on how many of their columns it needs.
-ROWS_PER_FILE = 125_000
+ROWS_PER_FILE = 60_000
 
 
 def trips(number: int, rows: int) -> pd.DataFrame:
@@ -60,45 +60,61 @@ def write_csv(path: Path, number: int, rows: int) -> int:
 
 
 def make(client: Client, folder: Path, nbytes: float) -> tuple[Data, Data]:
-    """Half of the bytes as parquet, half as CSV."""
+    """So many bytes as parquet, and so many as CSV."""
     pattern = str(folder / "parquet" / "trips-{:04}.parquet")
-    parquet = write_files(client, write_parquet, pattern, nbytes / 2, ROWS_PER_FILE, 20)
-    csv = write_files(client, write_csv, str(folder / "csv" / "trips-{:04}.csv"), nbytes / 2, ROWS_PER_FILE, 50)
+    parquet = write_files(client, write_parquet, pattern, nbytes, ROWS_PER_FILE, 20)
+    csv = write_files(client, write_csv, str(folder / "csv" / "trips-{:04}.csv"), nbytes, ROWS_PER_FILE, 50)
     return Data("parquet", *parquet, "rows"), Data("CSV", *csv, "rows")
 
 
 def steps(parquet: Data, csv: Data) -> list[Step]:
     table = dd.read_parquet([str(path) for path in parquet.files])
-    # Some hundred thousand rows at a time, as of the other files.
-    text = dd.read_csv([str(path) for path in csv.files], parse_dates=["pickup"], blocksize="8MB")
+    # A file of these is one block.
+    text = dd.read_csv([str(path) for path in csv.files], parse_dates=["pickup"], blocksize="4MB")
     return [
-        Step("scan: share of tips", parquet, lambda: share_of_tips(table).compute(), lambda: expected_share(parquet)),
+        Step(
+            "scan: share of tips",
+            parquet,
+            held(parquet, "miles", "fare", "tip"),
+            lambda: share_of_tips(table).compute(),
+            lambda: expected_share(parquet),
+        ),
         Step(
             "group-by: zone and hour",
             parquet,
+            held(parquet, "pickup", "zone", "fare"),
             lambda: by_zone_and_hour(table).compute().sort_index(),
             lambda: in_turn(parquet, by_zone_and_hour, {"count": "sum", "sum": "sum", "max": "max"}),
         ),
         Step(
             "join and group-by: borough",
             parquet,
+            held(parquet, "zone", "fare", "tip"),
             lambda: by_borough(table).compute().sort_index(),
             lambda: in_turn(parquet, by_borough, "sum"),
         ),
         Step(
             "parse, group-by: day, payment",
             csv,
+            held(csv, "pickup", "payment", "miles", "fare"),
             lambda: by_day_and_payment(text).compute().sort_index(),
             lambda: in_turn(csv, by_day_and_payment, "sum"),
         ),
         Step(
             "group-by, join: drivers",
             Data("both", parquet.files + csv.files, parquet.items + csv.items, "rows"),
+            held(parquet, "driver", "fare") + held(csv, "driver", "fare"),
             # One partition each: Dask's join of two tables that it has grouped into many drops rows.
             lambda: in_order(of_both(by_driver(table, split_out=1), by_driver(text, split_out=1)).compute()),
             lambda: in_order(of_both(in_turn(parquet, by_driver, "sum"), in_turn(csv, by_driver, "sum"))),
         ),
     ]
+
+
+def held(data: Data, *columns: str) -> int:
+    """Bytes that some columns of all files take up as dataframes; the files are alike."""
+    one = reader(data)(data.files[0])[list(columns)]
+    return int(one.memory_usage(index=False, deep=True).sum()) * len(data.files)
 
 
 # What follows is computed of Dask's dataframes, and of pandas' for comparison.
@@ -141,9 +157,13 @@ def in_order(drivers: pd.DataFrame) -> pd.DataFrame:
 
 def in_turn(data: Data, compute: Callable[[Any], Any], merge: Any) -> Any:
     """The same group-by of each file, one after another, and then of these results."""
-    read: Any = pd.read_parquet if data.name == "parquet" else read_csv
+    read = reader(data)
     found = pd.concat([compute(read(path)) for path in data.files])
     return found.groupby(level=list(range(found.index.nlevels))).agg(merge)
+
+
+def reader(data: Data) -> Callable[[Path], Any]:
+    return pd.read_parquet if data.name == "parquet" else read_csv
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -12,6 +12,10 @@ pebble game on the graph). Finding the best order of a general graph is NP-hard;
 
 Steps 2 and 3 are repeated on other bases while the peak is far from what any order needs, and the lowest peak wins. All
 is linear in the number of edges, but for sorting the inputs of a task, and keeps its own stacks.
+
+All results count alike, but where two orders have the same peak: then the one wins which holds fewer shared results at
+a time. What several tasks depend on is, as a rule, a block of which each makes something smaller, so that all of them
+should be done with it before the next one is made.
 """
 
 from __future__ import annotations
@@ -86,17 +90,19 @@ def searched(nodes: list[Node], targets: list[Node], bound: int) -> list[Node] |
     """:func:`lowest` for a graph that is no forest; ``bound`` is a number of results that no order is below."""
     enough = bound + bound // NEAR
     best: list[Node] | None = None
-    peak = reader_peak(nodes, targets)
+    peak, shared = reader_peak(nodes, targets)
     if peak <= enough:
         return None
     sorted_nodes = by_need(nodes, targets)
     first = nodes if sorted_nodes is None else sorted_nodes
     for attempt in range(2 if sorted_nodes is None else 3):
         base = first if attempt == 0 else roots_first(first) if attempt == 1 else nodes
-        candidate = forward(base, targets)
-        reached = backward(candidate, targets)
-        if reached < peak:
-            peak = reached
+        early, early_peak, early_shared = forward(base, targets)
+        candidate, reached, held = backward(early, targets)
+        if early_peak < reached or (early_peak == reached and 2 * early_shared <= held):
+            candidate, reached, held = early, early_peak, early_shared
+        if reached < peak or (reached == peak and held < shared):
+            peak, shared = reached, held
             best = candidate
             if peak <= enough:
                 break

@@ -34,7 +34,7 @@ from treadle.worker.events import feed
 from treadle.worker.executor import Executor
 from treadle.worker.fetching import Fetcher
 from treadle.worker.logs import install
-from treadle.worker.memory import Meter
+from treadle.worker.memory import Meter, Trimmer
 from treadle.worker.profiling import Profiler
 from treadle.worker.running import Running
 from treadle.worker.setups import Setups
@@ -127,6 +127,7 @@ class Worker:
         streams.serve(self.calls)
         self._server: Final = DataServer(self._executor, self._turn, self.calls)
         self._meter: Final = Meter(settings.memory_limit)
+        self._trimmer: Final = Trimmer()
         self._preloads: Preloads | None = None
         self._setups: Setups
         self._loop: asyncio.AbstractEventLoop
@@ -271,7 +272,10 @@ class Worker:
 
     def _heartbeat(self, seconds: float) -> None:
         fetcher = self._fetcher
-        rss, cpu = self._meter.read(time.monotonic())
+        now = time.monotonic()
+        rss, cpu = self._meter.read(now)
+        if self._trimmer.due(now, self._meter.busy, cpu):
+            self._loop.run_in_executor(None, self._trimmer.trim)
         self._link.send([("heartbeat", rss, cpu, fetcher.fetched_bytes, fetcher.fetch_seconds)])
         fetcher.fetched_bytes, fetcher.fetch_seconds = 0, 0.0
         self._loop.call_later(seconds, self._heartbeat, seconds)

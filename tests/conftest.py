@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing.resource_tracker
 import os
 import subprocess
@@ -86,6 +87,15 @@ def default_client(cluster: LocalCluster) -> Iterator[Client]:
     """A client of that cluster, which is the default: for what finds its client by itself."""
     with Client(cluster) as client:
         yield client
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """No garbage is collected: an interrupt in the middle of what the collector calls is lost, and Hypothesis is called."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

@@ -323,6 +323,7 @@ def test_cancel(start: Callable[..., Any], tmp_path: Path) -> None:
     assert not running.cancel()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_and_not_the_call(start: Callable[..., Any], tmp_path: Path) -> None:
     one, two = pipes(tmp_path, 2)
     counter = start(Counter)

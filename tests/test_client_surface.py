@@ -211,6 +211,7 @@ def interrupt_when_it_waits(thread: threading.Thread, over: threading.Event) -> 
         signal.pthread_kill(thread.ident, signal.SIGINT)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("name", CALLS)
 def test_ctrl_c(fake: FakeCluster, client: Client, name: str) -> None:
     future = client.submit(inc, 0, key="pending")

@@ -270,6 +270,7 @@ def test_calls_of_a_client_that_is_closed_are_cancelled(cluster: LocalCluster) -
     executor.shutdown()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_shutdown_leaves_an_executor_that_can_be_shut_down(make: Maker) -> None:
     executor: Any = make()
     future, gate = make.hold(executor, 1)

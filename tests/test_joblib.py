@@ -302,6 +302,7 @@ def test_a_timeout_cancels_what_is_queued(backend: Any, client: Client, tmp_path
     assert len(list(tmp_path.glob("started-*"))) < 10
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_what_is_queued(backend: Any, client: Client, tmp_path: Path) -> None:
     def interrupt() -> None:
         eventually((tmp_path / "started-0").exists)

@@ -91,7 +91,7 @@ def default_client(cluster: LocalCluster) -> Iterator[Client]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """No garbage is collected: an interrupt in the middle of what the collector calls is lost, and Hypothesis is called."""
+    """No garbage is collected: an interrupt in the middle of what the collector calls is lost. It calls Hypothesis."""
     gc.collect()
     gc.disable()
     yield

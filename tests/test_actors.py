@@ -504,6 +504,8 @@ def test_a_closed_client(cluster: LocalCluster, tmp_path: Path) -> None:
         counter: Any = client.submit(Counter, actor=True).result()
         assert counter.n == 0
         calls = [counter.meet(one, two), *(counter.increment() for _ in range(100))]
+        with open(one, "rb"):
+            pass  # the first one has begun
     for call in calls:
         with pytest.raises(CancelledError):
             call.result()
@@ -511,7 +513,8 @@ def test_a_closed_client(cluster: LocalCluster, tmp_path: Path) -> None:
     for use_it in uses:
         with pytest.raises(ClosedError, match="this client is closed"):
             use_it()
-    meet(two, one)
+    with open(two, "wb"):
+        pass  # it ends
 
 
 def test_the_death_of_its_worker(client: Client, cluster: LocalCluster, tmp_path: Path) -> None:

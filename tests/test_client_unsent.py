@@ -103,6 +103,23 @@ def test_nobody_waits_for_what_could_not_be_sent(client: Client) -> None:
         future.result(30)
 
 
+# Garbage, which may be collected in the middle of anything
+
+
+@pytest.mark.parametrize("lock", ["lock", "_sending"])
+def test_an_iterator_that_is_dropped_by_who_has_a_lock(fake: FakeCluster, client: Client, lock: str) -> None:
+    results = client.get_executor().map(inc, range(3))
+    first, *others = fake.expect(messages.Submit).keys
+    fake.done(first, value=1)
+    assert next(results) == 1
+    with getattr(client.session, lock):
+        del results
+    cancelled = [fake.expect(messages.Cancel).keys for _ in others]
+    assert cancelled == [[key] for key in others]
+    for key in others:
+        fake.send(("cancelled", [key], ""))
+
+
 # Ctrl-C
 
 

@@ -396,8 +396,14 @@ def _results(buffer: Buffer[ExecutorFuture[T]], deadline: float | None) -> Gener
         while buffer.oldest() is not None:
             yield _next_result(buffer, deadline)
     finally:
-        for future in buffer.end():
-            future.cancel()
+        left = buffer.end()
+        if left:
+            left[0]._session.anywhere(functools.partial(_cancel_all, left))
+
+
+def _cancel_all(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _next_result(buffer: Buffer[ExecutorFuture[T]], deadline: float | None) -> T:

@@ -41,6 +41,9 @@ BURST = 0.0001
 #: Seconds for which releases are collected, unless something is asked that may depend on them.
 IDLE = 0.001
 
+#: Seconds after which a lock is not waited for any longer where the thread that waits may be the one that has it.
+HELD = 0.1
+
 #: Seconds that the goodbye may take.
 GOODBYE = 2.0
 
@@ -261,6 +264,16 @@ class Session:
         with Shield(), self.lock:
             self.registry.outbox.add(*message)
         self.nudge()
+
+    def anywhere(self, call: Callable[[], None]) -> None:
+        """Call what uses this session, from wherever garbage may be collected: this very thread may have the locks."""
+        for lock in (self._sending, self.lock):
+            if not lock.acquire(timeout=HELD):
+                if self.loop is not None:
+                    self._soon(self.loop, call)
+                return
+            lock.release()
+        call()
 
     def cancel(self, futures: Iterable[Future[Any]], force: bool = False, reason: str = "") -> None:
         with Shield(), self.lock:

@@ -7,6 +7,7 @@ import itertools
 import operator
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import dask.bag
@@ -350,9 +351,23 @@ def test_cells_of_a_notebook(script: Script) -> None:
     check(script(program, flags=["-W", "error"]))
 
 
-def test_an_interrupt_ends_the_waiting_of_a_cell(script: Script) -> None:
+def test_an_interrupt_ends_the_waiting_of_a_cell(script: Script, tmp_path: Path) -> None:
     program = f"""{KERNEL}
-    NAP = "def nap(pid, number): os.kill(pid, signal.SIGINT); time.sleep(100)"
+    import signal, sys, threading, time
+
+    NAP = "def nap(started): open(started, 'w').close(); time.sleep(100)"
+    WAITING = {{"select", "wait", "_sleep"}}  # of a selector, of a condition, of a latch
+
+    def interrupt(started):
+        main = threading.main_thread().ident
+        while not (os.path.exists(started) and sys._current_frames()[main].f_code.co_name in WAITING):
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    def napping(number):
+        started = os.path.join({str(tmp_path)!r}, f"started-{{number}}")
+        threading.Thread(target=interrupt, args=[started]).start()
+        return f"client.submit(nap, {{started!r}})"
 
     def prompt(cell):
         return outcome(shell.run_cell(cell))
@@ -360,13 +375,12 @@ def test_an_interrupt_ends_the_waiting_of_a_cell(script: Script) -> None:
     prompt(NAP)
     prompt("client = Client(cluster)")
     for number, cell in enumerate(["FUTURE.result()", "client.gather([FUTURE])", "await FUTURE", "progress(FUTURE)"]):
-        future = f"client.submit(nap, os.getpid(), {{number}})"
-        done = prompt(cell.replace("FUTURE", future))
+        done = prompt(cell.replace("FUTURE", napping(number)))
         assert isinstance(done, KeyboardInterrupt), (cell, done)
         assert prompt("client.submit(abs, -1).result()") == 1
 
     async def main():
-        assert isinstance(await run("client.submit(nap, os.getpid(), 'kernel').result()"), KeyboardInterrupt)
+        assert isinstance(await run(f"{{napping('kernel')}}.result()"), KeyboardInterrupt)
         assert await run("client.submit(abs, -2).result()") == 2
         await run("client.close(); cluster.close()")
 

@@ -126,5 +126,5 @@ def finish(process: subprocess.Popen[str]) -> str:
     """What a script has printed, once it has ended well and without a word on its standard error."""
     out, err = process.communicate(timeout=60)
     assert err == ""
-    assert process.returncode == 0
+    assert process.returncode == 0, out
     return out

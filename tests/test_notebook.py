@@ -356,7 +356,7 @@ def test_an_interrupt_ends_the_waiting_of_a_cell(script: Script, tmp_path: Path)
     import signal, sys, threading, time
 
     NAP = "def nap(started): open(started, 'w').close(); time.sleep(100)"
-    WAITING = {{"select", "wait", "_sleep"}}  # of a selector, of a condition, of a latch
+    WAITING = {{"select", "_sleep"}}  # of a selector, of a latch
 
     def interrupt(started):
         main = threading.main_thread().ident

@@ -203,3 +203,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (0.4, 59.4, 59.6, 3599.6)] == ["0 s", "59 s", "1:00", "1:00:00"]
+
+
+def test_a_screen_closes_though_an_interrupt_kept_it_from_drawing() -> None:
+    screen.Screen(None).close()

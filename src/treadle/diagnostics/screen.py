@@ -77,7 +77,8 @@ class Screen:
     def close(self) -> None:
         """Draw every meter for the last time."""
         self._over.set()
-        self._thread.join()
+        if self._thread.is_alive():  # an interrupt may have come before it has begun: then it ends by itself
+            self._thread.join()
         _harmless(self._finish)
 
     def _work(self) -> None:

@@ -33,12 +33,6 @@ def _fail() -> None:
     raise RuntimeError("not here")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster, set_as_default=False) as client:

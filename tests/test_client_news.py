@@ -38,12 +38,6 @@ def mute(fake: FakeCluster) -> FakeCluster:
     return fake
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def real(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster, set_as_default=False) as client:

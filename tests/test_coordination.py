@@ -31,12 +31,6 @@ from treadle.testing.tasks import eventually
 PATIENCE = 30.0
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster) as client:

@@ -26,12 +26,6 @@ from treadle.worker.calls import call
 from treadle.worker.profiling import DEPTH, SLICE, Profiler
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(2, 1) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster, set_as_default=False) as client:

@@ -98,15 +98,15 @@ async def _run(
     Big values are sent apart. If one is lost with a worker, everything that the scheduler can keep travels with the
     tasks: it repeats what has to be, and knows when a task kills its workers. Callbacks are not told of tasks twice.
     """
-    with _undisturbed():
-        shipment = Shipment(session, calls, plan, True, APART)
-    await shipment.lighten()
-    error = await _GraphRun(session, plan, shipment, hooks).drive(options)
-    if hooks is not None or not shipment.missed(error):
-        return error
-    shipment = Shipment(session, calls, plan, True, LIMIT)
-    await shipment.lighten()
-    return await _GraphRun(session, plan, shipment, None).drive(options)
+    error = None
+    for allowed in (APART, LIMIT):
+        with _undisturbed():
+            shipment = Shipment(session, calls, plan, True, allowed)
+        await shipment.lighten()
+        error = await _GraphRun(session, plan, shipment, hooks).drive(options)
+        if hooks is not None or not shipment.missed(error):
+            break
+    return error
 
 
 @contextmanager

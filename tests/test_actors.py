@@ -330,11 +330,14 @@ def test_an_interrupt_ends_the_wait_and_not_the_call(start: Callable[..., Any], 
     call = counter.meet(one, two)
 
     def interrupt() -> None:
+        eventually(lambda: bool(call._watch))
         signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
 
-    threading.Timer(0.1, interrupt).start()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         call.result()
+    thread.join()
     meet(two, one)
     assert call.result() == 0
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from client_parts import FakeCluster
 
 from treadle import Client
 from treadle.client.future import Future
+from treadle.client.latch import run_async
 from treadle.client.session import Session
 from treadle.errors import ClosedError, ConnectError
 from treadle.testing.tasks import eventually, inc
@@ -118,6 +119,23 @@ def test_an_iterator_that_is_dropped_by_who_has_a_lock(fake: FakeCluster, client
     assert cancelled == [[key] for key in others]
     for key in others:
         fake.send(("cancelled", [key], ""))
+
+
+def test_coroutines_that_are_dropped_by_who_has_the_lock(fake: FakeCluster, client: Client) -> None:
+    session = client.session
+    future = client.submit(inc, 1)
+    waiting: list[Coroutine[Any, Any, Any]] = [session.awaiting(future), run_async(session.ask("info"))]
+
+    async def begin() -> None:
+        for each in waiting:
+            each.send(None)
+
+    asyncio.run(begin())
+    number = fake.expect(messages.Ask).id
+    with session.lock:
+        waiting.clear()
+    assert fake.expect(messages.Withdraw).id == number
+    eventually(lambda: not future._watch)
 
 
 # Ctrl-C

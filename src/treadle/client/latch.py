@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -247,6 +248,9 @@ async def run_async(steps: Steps[T]) -> T:
         while True:
             try:
                 await latch.pause()
+            except GeneratorExit:
+                _leave(steps)
+                raise
             except BaseException as interrupt:
                 latch = steps.throw(interrupt)
             else:
@@ -254,3 +258,25 @@ async def run_async(steps: Steps[T]) -> T:
     except StopIteration as stop:
         value: T = stop.value
         return value
+
+
+def _leave(steps: Steps[Any]) -> None:
+    """Cancel steps whose coroutine was dropped while it waited.
+
+    It was garbage, perhaps, which is collected in the middle of anything: this very thread may have the locks that the
+    steps need to put things in order.
+    """
+    try:
+        start_new_thread(_cancel, (steps,))  # threading.Thread needs a lock, too
+    except RuntimeError:
+        pass  # the interpreter is being shut down
+
+
+def _cancel(steps: Steps[Any]) -> None:
+    try:
+        latch = steps.throw(asyncio.CancelledError())
+        while True:
+            latch.block()
+            latch = steps.send(None)
+    except BaseException:
+        pass  # that was its end, and nobody waits for it

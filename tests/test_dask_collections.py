@@ -335,3 +335,17 @@ def test_a_graph_is_read_and_packed_without_collecting_garbage(client: Client, b
         (gc.enable if enabled else gc.disable)()
     assert seen
     assert not any(seen)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_was_frozen_before_a_graph_stays_so(client: Client, frozen: bool) -> None:
+    before = gc.get_freeze_count()
+    if frozen:
+        gc.freeze()
+    try:
+        count = gc.get_freeze_count()
+        assert client.get({"x": (abs, -1)}, "x") == 1
+        # What somebody lets go of is frozen no longer.
+        assert gc.get_freeze_count() > count // 2 if frozen else gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()

@@ -111,7 +111,10 @@ async def _run(
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without the garbage collector, which would look at all of a graph, again and again while it grows."""
+    """Without the garbage collector, which would look at all of a graph, again and again while it grows.
+
+    What is made meanwhile counts as old afterwards: it would be looked at once more, all at once, as long as it is new.
+    """
     if not gc.isenabled():
         yield
         return
@@ -119,6 +122,9 @@ def _undisturbed() -> Iterator[None]:
         gc.disable()
         yield
     finally:
+        if gc.get_freeze_count() == 0:  # what somebody else has frozen has to stay so
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import functools
 import operator
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -393,6 +394,12 @@ def test_scatter_spreads(client: Client) -> None:
     assert len({ident for idents in client.who_has(chosen).values() for ident in idents}) == 1
     with pytest.raises(UserError, match="there are: here-0, here-1"):
         client.scatter(1, workers="elsewhere")
+
+
+def test_values_that_are_scattered_one_by_one_spread(client: Client) -> None:
+    futures = [client.scatter(bytes(3_000_000 + index)) for index in range(6)]  # nobody holds as much as one of them
+    holders = Counter(holder for (holder,) in client.who_has(futures).values())
+    assert sorted(holders.values()) == [3, 3]
 
 
 # Graphs and delayed values

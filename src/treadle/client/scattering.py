@@ -44,7 +44,7 @@ async def scatter(
     copies: int | None = 1,
     hashed: bool = True,
 ) -> list[Future[Any]]:
-    """Steps: put each value on workers, the next one always where the fewest bytes were put.
+    """Steps: put each value on workers, the next one always where the fewest bytes were put, or are.
 
     :param workers: the only ones to use: names, idents, addresses or hosts.
     :param copies: on how many of them each value is to be; None for all.
@@ -87,11 +87,13 @@ async def _scatter(
     keys, made = await _keys(session, packed)
     enough = set(made) if workers is None and copies == 1 else set()
     loads: dict[str, _Load] = {ident: [] for ident in chosen}
-    sizes = dict.fromkeys(chosen, 0)
+    #: How many bytes are put on each, and how many it held before.
+    sizes = {ident: (0, about["nbytes"]) for ident, about in staying.items() if ident in chosen}
     for name, _, parts in {keys[each.name]: each for each in packed if keys[each.name] not in enough}.values():
         for ident in sorted(chosen, key=sizes.__getitem__)[:copies]:
             loads[ident].append((keys[name], parts))
-            sizes[ident] += max(1, _size(parts))
+            put, held = sizes[ident]
+            sizes[ident] = put + max(1, _size(parts)), held
     places = {ident: info["workers"][ident]["address"] for ident, load in loads.items() if load}
 
     async def store_all() -> None:

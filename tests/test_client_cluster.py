@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import gc
 import operator
 import threading
 from collections import Counter
@@ -228,6 +229,7 @@ def test_priority(client: Client, hold: Any, tmp_path: Path) -> None:
     held = [hold(workers=name) for name in names]
     low = client.submit(note, "low ", workers=names[0], priority=-1)
     high = client.submit(note, "high ", workers=names[0], priority=1)
+    client.run(abs, -1)  # when it is answered the worker has got to know both
     hold.go()
     client.gather([*held, low, high])
     assert path.read_text() == "high low "
@@ -397,7 +399,9 @@ def test_scatter_spreads(client: Client) -> None:
 
 
 def test_values_that_are_scattered_one_by_one_spread(client: Client) -> None:
-    futures = [client.scatter(bytes(3_000_000 + index)) for index in range(6)]  # nobody holds as much as one of them
+    gc.collect()  # errors of other tests, whose tracebacks lead to futures
+    eventually(lambda: not any(client.has_what().values()))
+    futures = [client.scatter(bytes(20_000 + index)) for index in range(6)]
     holders = Counter(holder for (holder,) in client.who_has(futures).values())
     assert sorted(holders.values()) == [3, 3]
 

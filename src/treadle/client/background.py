@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
+
+from treadle.local.drive import HEARTBEAT
 
 __all__ = ["BackgroundLoop"]
 
@@ -32,6 +34,8 @@ class BackgroundLoop:
         """What a coroutine returns. An interrupt cancels it."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
+            while not wait([future], HEARTBEAT).done:
+                pass
             return future.result()
         except BaseException:
             future.cancel()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from treadle.environment import for_tasks
 from treadle.net.secret import TOKEN_VARIABLE
 from treadle.worker.slots import Slots
 from treadle.worker.tail import Tail
@@ -20,9 +21,6 @@ __all__ = ["Child", "Process"]
 
 #: The module search path comes first: the child is to find the same modules as its parent, wherever it starts.
 _BOOT: Final = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from treadle.worker.process import main; main()"
-
-#: Bags of Dask partition by ``hash``, which must mean the same in every process.
-_HASH_SEED: Final = "1789"
 
 #: Seconds between two looks at a process, where the system cannot tell when it ends.
 _LOOK: Final = 0.1
@@ -48,9 +46,6 @@ class Process:
 
     def __init__(self, settings: Mapping[str, Any], token: bytes, lifeline: int) -> None:
         nthreads = int(settings["nthreads"])
-        environment = {**os.environ, TOKEN_VARIABLE: token.decode()}
-        if environment.get("PYTHONHASHSEED", "random") == "random":
-            environment["PYTHONHASHSEED"] = _HASH_SEED
         path = "\n".join(map(str, sys.path))
         slots = Slots.create(nthreads)
         errors, theirs = os.pipe()
@@ -64,7 +59,7 @@ class Process:
                 stderr=theirs,
                 pass_fds=(slots, lifeline),
                 start_new_session=True,
-                env=environment,
+                env={**for_tasks(), TOKEN_VARIABLE: token.decode()},
             )
         except BaseException:
             os.close(errors)

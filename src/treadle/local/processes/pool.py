@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import Any
 
+from treadle.environment import for_tasks
 from treadle.local.processes.channel import Channel
 
 __all__ = ["Member", "ProcessPool", "shared_pool"]
@@ -24,9 +25,6 @@ _BOOT = (
     "from treadle.local.processes.worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 
-#: Bags of Dask partition by ``hash``, which must mean the same in every process.
-_HASH_SEED = "1789"
-
 
 class Member:
     """One worker process, seen from its parent."""
@@ -35,9 +33,6 @@ class Member:
         self.name = f"process-{number}"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         current_fd = _shared_words()
-        environment = dict(os.environ)
-        if environment.get("PYTHONHASHSEED", "random") == "random":
-            environment["PYTHONHASHSEED"] = _HASH_SEED
         #: What it was started with, and would not notice a change of.
         self.surroundings = _surroundings()
         try:
@@ -47,7 +42,7 @@ class Member:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), current_fd),
                 start_new_session=True,
-                env=environment,
+                env=for_tasks(),
             )
             self._current = mmap.mmap(current_fd, 16)
         finally:

@@ -38,8 +38,9 @@ FULL_BYTES = 32 << 20
 #: Seconds after a batch in which a task waits for the loop to send it, with those that follow. One that comes later is
 #: sent at once, by the thread that submits it: to wake the loop takes as long as to send.
 BURST = 0.0001
-#: Seconds for which releases are collected, unless something is asked that may depend on them.
-IDLE = 0.001
+#: Seconds for which releases are collected, unless something is asked that may depend on them: each message of them is
+#: in the way of a round trip.
+IDLE = 0.005
 
 #: Seconds after which a lock is not waited for any longer where the thread that waits may be the one that has it.
 HELD = 0.1

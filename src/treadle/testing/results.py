@@ -168,7 +168,7 @@ class ResultsConformance:
         """From a few bytes to more than fit a socket's buffer; a literal and a result as an input."""
         import numpy
 
-        literal = numpy.arange(size, dtype=float)
+        literal = numpy.arange(size) % 1000.0  # whose sums are exact, however many threads add up
         graph = {
             "x": literal,
             "y": (numpy.add, "x", 1),

@@ -11,22 +11,25 @@ from treadle import Client, LocalCluster
 from treadle.environment import for_tasks
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, "1"), ("", ""), ("3", "3")])
-def test_tasks_calculate_with_one_thread(monkeypatch: pytest.MonkeyPatch, given: str | None, found: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "given", "found"),
+    [
+        ("OMP_NUM_THREADS", None, "1"),
+        ("OMP_NUM_THREADS", "", ""),
+        ("OMP_NUM_THREADS", "3", "3"),
+        ("PYTHONHASHSEED", None, "1789"),
+        ("PYTHONHASHSEED", "random", "1789"),
+        ("PYTHONHASHSEED", "3", "3"),
+    ],
+)
+def test_what_is_not_said_is_filled_in(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: str | None, found: str
+) -> None:
     if given is None:
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.delenv(name, raising=False)
     else:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert for_tasks()["OMP_NUM_THREADS"] == found
-
-
-@pytest.mark.parametrize(("given", "found"), [(None, "1789"), ("random", "1789"), ("3", "3")])
-def test_tasks_agree_on_hashes(monkeypatch: pytest.MonkeyPatch, given: str | None, found: str) -> None:
-    if given is None:
-        monkeypatch.delenv("PYTHONHASHSEED", raising=False)
-    else:
-        monkeypatch.setenv("PYTHONHASHSEED", given)
-    assert for_tasks()["PYTHONHASHSEED"] == found
+        monkeypatch.setenv(name, given)
+    assert for_tasks()[name] == found
 
 
 def test_processes_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

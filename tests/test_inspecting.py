@@ -224,15 +224,18 @@ def test_what_was_reported_together_is_laid_end_to_end() -> None:
 
 
 def test_a_journal_is_bounded() -> None:
+    """Neither tasks nor members that have left are remembered for ever."""
     hub = Hub()
-    journal = Journal(hub, limit=100_000)  # type: ignore[arg-type]
-    client = member("client", "c")
-    journal.joined(client)
+    journal = Journal(hub, limit=10_000)  # type: ignore[arg-type]
     for number in range(1000):
+        client = member("client", f"c-{number}")
+        journal.joined(client)
         came(journal, client, [messages.Submit([f"x-{number}", f"y-{number}"], [1, 1], [b"", b""], [])], 1.0)
-    assert 400 < len(journal._notes) < 500
+        journal.gone(client)
     assert hub.ask(journal, "story", ["x-0"]) == []
-    assert events(hub.ask(journal, "story", ["x-999"])) == ["submitted"]
+    (event,) = hub.ask(journal, "story", ["x-999"])
+    assert (event["event"], event["member"]) == ("submitted", "C-999")
+    assert 100 < len(journal._voices) == len(journal._left) < 200
 
 
 @pytest.mark.parametrize("size", [0, 10_000])
@@ -251,7 +254,7 @@ def test_what_is_big_leaves_an_extract(size: int) -> None:
         went(journal, worker, [("release", ["x"])], 4.0)
         came(journal, worker, [messages.Failed(number, 0.5, ("Boom", b"", "Traceback\nBoom: " + "o" * size, {}))], 5.0)
         went(journal, client, [("done", [["x", 1, None]]), ("failed", [("z", "x"), ("x", "x")], "why")], 6.0)
-    assert journal._size < 20_000
+    assert len(journal._ring) < 20_000
     assert events(hub.ask(journal, "story", ["x"])) == ["submitted", "sent", "finished", "dropped"] * 10
     assert hub.ask(journal, "story", ["x"])[2]["about"] == {"seconds": 0.5, "nbytes": size}
     assert events(hub.ask(journal, "story", ["z"])) == ["doomed"] * 10

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from treadle.scheduler.keeping import read
+from treadle.scheduler.ring import Ring
 from treadle.scheduler.services import Ask, Inquiry, Service
 from treadle.wire import messages
 
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMIT", "Journal"]
 
-#: Bytes that all notes may take, and what one takes beside its frame.
+#: Bytes that all notes may take.
 LIMIT: Final = 32 << 20
-_NOTE: Final = 200
 #: Up to so many bytes, and so many for each task in it, a frame is kept as it is.
 SPARE: Final = 512
 DENSE: Final = 400
@@ -127,9 +127,14 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 
+#: Ident and name of a member, and how many tasks it executes at the same time (1 for a client).
+_Who: TypeAlias = "tuple[str, str, int]"
+
+
 class _Source(NamedTuple):
     """Where frames come from, and how to read them."""
 
+    number: int
     decode: Callable[[bytes], list[Any]]
     kind: Callable[[Any], Any]
     topics: Mapping[Any, _Topic]
@@ -153,6 +158,8 @@ class _Source(NamedTuple):
 class _Extracts:
     """Reads what was written here."""
 
+    number: Final = 3
+
     @staticmethod
     def decode(blob: bytes) -> list[Any]:
         return _decode(blob)
@@ -162,18 +169,19 @@ class _Extracts:
         return batch
 
 
-_FROM_CLIENT: Final = _Source(messages.FROM_CLIENT.decode, type, _CAME)
-_FROM_WORKER: Final = _Source(messages.FROM_WORKER.decode, type, _CAME)
-_FROM_HERE: Final = _Source(_decode, itemgetter(0), _WENT)
+_FROM_CLIENT: Final = _Source(0, messages.FROM_CLIENT.decode, type, _CAME)
+_FROM_WORKER: Final = _Source(1, messages.FROM_WORKER.decode, type, _CAME)
+_FROM_HERE: Final = _Source(2, _decode, itemgetter(0), _WENT)
 _EXTRACTS: Final = _Extracts()
+#: By their numbers.
+_ORIGINS: Final[Sequence[_Source | _Extracts]] = (_FROM_CLIENT, _FROM_WORKER, _FROM_HERE, _EXTRACTS)
 
 
 class Note(NamedTuple):
     """Part of a frame, to be looked at."""
 
     now: float
-    #: Ident and name of the member, and how many tasks it executes at the same time (1 for a client).
-    who: tuple[str, str, int]
+    who: _Who
     what: str
     #: Keys, or attempts of the worker.
     names: Sequence[Any]
@@ -195,17 +203,20 @@ class Journal(Service):
 
     def __init__(self, hub: Hub, limit: int = LIMIT) -> None:
         super().__init__(hub)
-        self._limit: Final = limit
-        self._notes: Final[deque[tuple[float, tuple[str, str, int], _Source | _Extracts, bytes]]] = deque()
-        self._size = 0
-        self._who: Final[dict[Member, tuple[str, str, int]]] = {}
+        self._ring: Final = Ring(limit)
+        #: Who is meant by a number in the ring, and the numbers of those who are here.
+        self._voices: Final[dict[int, _Who]] = {}
+        self._numbers: Final[dict[Member, int]] = {}
+        self._joined = 0
+        #: The numbers of those who have left, and where their last note ends.
+        self._left: Final[deque[tuple[int, int]]] = deque()
         #: What to add to our clock to get seconds since the epoch: looked up often, since that clock may be set.
         self._epoch = 0.0
         while not self._set_clock():
             pass
 
     def __repr__(self) -> str:
-        return f"<Journal of {len(self._notes)} frames, {self._size} bytes>"
+        return f"<Journal of {len(self._ring)} bytes>"
 
     # Notes
 
@@ -213,36 +224,24 @@ class Journal(Service):
         """A frame of a member has come: its control part, and the messages in it."""
         for message in received:
             if type(message) in _CAME:
-                source = _FROM_WORKER if member.role == "worker" else _FROM_CLIENT
-                if len(control) <= SPARE:
-                    self._note(now, self._who[member], source, bytes(control))
-                else:
-                    self._note_long(now, member, source, control, received)
+                self._note(now, member, _FROM_WORKER if member.role == "worker" else _FROM_CLIENT, control, received)
                 return
 
     def went(self, member: Member, control: bytes | memoryview, sent: Sequence[Any], now: float) -> None:
         """A frame was sent to a member: its control part, and the messages in it."""
         for message in sent:
             if message[0] in _WENT:
-                if len(control) <= SPARE:
-                    self._note(now, self._who[member], _FROM_HERE, bytes(control))
-                else:
-                    self._note_long(now, member, _FROM_HERE, control, sent)
+                self._note(now, member, _FROM_HERE, control, sent)
                 return
 
-    def _note_long(
+    def _note(
         self, now: float, member: Member, source: _Source, control: bytes | memoryview, batch: Sequence[Any]
     ) -> None:
-        if len(control) <= SPARE + DENSE * source.count(batch):
-            self._note(now, self._who[member], source, bytes(control))
-        else:
-            self._note(now, self._who[member], _EXTRACTS, _encode(list(source.tales(batch))))
-
-    def _note(self, now: float, who: tuple[str, str, int], source: _Source | _Extracts, blob: bytes) -> None:
-        self._notes.append((now, who, source, blob))
-        self._size += _NOTE + len(blob)
-        while self._size > self._limit:
-            self._size -= _NOTE + len(self._notes.popleft()[3])
+        origin = source.number
+        if len(control) > SPARE and len(control) > SPARE + DENSE * source.count(batch):
+            control = _encode(list(source.tales(batch)))
+            origin = _EXTRACTS.number
+        self._ring.append(now, self._numbers[member] + origin, control)
 
     def _set_clock(self) -> bool:
         """Compare the clocks. False if this process was held up in between, so that nothing can be said."""
@@ -254,10 +253,21 @@ class Journal(Service):
 
     def joined(self, member: Member) -> None:
         nthreads = 1 if member.details is None else member.details.nthreads
-        self._who[member] = (member.peer.ident, member.name, nthreads)
+        number = self._numbers[member] = self._joined * len(_ORIGINS)
+        self._voices[number] = (member.peer.ident, member.name, nthreads)
+        self._joined += 1
 
     def gone(self, member: Member) -> None:
-        self._note(self.hub.now(), self._who.pop(member), _EXTRACTS, _encode([("lost", (), (), ())]))
+        number = self._numbers.pop(member)
+        self._ring.append(self.hub.now(), number + _EXTRACTS.number, _encode([("lost", (), (), ())]))
+        self._left.append((number, self._ring.end))
+        while self._left[0][1] <= self._ring.first:
+            del self._voices[self._left.popleft()[0]]
+
+    def _notes(self) -> Iterator[tuple[float, _Who, _Source | _Extracts, bytes]]:
+        for now, number, blob in self._ring.records():
+            origin = number % len(_ORIGINS)
+            yield now, self._voices[number - origin], _ORIGINS[origin], blob
 
     # Questions
 
@@ -293,8 +303,8 @@ class Journal(Service):
         # A frame that has not got these bytes does not name a task that is wanted.
         spelt = [key.encode() for key in wanted]
         #: The attempts of tasks that are wanted, of each worker that has any.
-        runs: dict[tuple[str, str, int], dict[int, str]] = {}
-        for now, who, source, blob in list(self._notes):
+        runs: dict[_Who, dict[int, str]] = {}
+        for now, who, source, blob in self._notes():
             if who in runs or any(key in blob for key in spelt):
                 mine = runs.pop(who, {})
                 for tale in source.tales(source.decode(blob)):
@@ -341,8 +351,8 @@ class Journal(Service):
 
     def _ran(self, span: _Span, found: deque[dict[str, Any]]) -> Generator[None, None, None]:
         """Steps of ``task_stream``."""
-        runs: dict[tuple[str, str, int], dict[int, str]] = {}
-        for now, who, source, blob in list(self._notes):
+        runs: dict[_Who, dict[int, str]] = {}
+        for now, who, source, blob in self._notes():
             for tale in source.tales(source.decode(blob)):
                 note = Note(now, who, *tale)
                 if note.what == "sent":

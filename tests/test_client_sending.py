@@ -76,7 +76,10 @@ def test_while_somebody_sends_nobody_else_waits_to(
     assert fake.expect(messages.Submit).keys == [future.key]
 
 
-def test_a_release_does_not_hold_up_a_task(fake: FakeCluster, client: Client, session: Session) -> None:
+def test_a_release_does_not_hold_up_a_task(
+    fake: FakeCluster, client: Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treadle.client.session.IDLE", float("inf"))  # one task follows another
     session._tidying = True  # as if the loop were about to look
     key = client.submit(inc, 1).key
     session._sent = 0.0
@@ -85,6 +88,32 @@ def test_a_release_does_not_hold_up_a_task(fake: FakeCluster, client: Client, se
     session._tidy()
     assert fake.expect(messages.Release).keys == [key]
     assert future.key in session.registry.futures
+
+
+def test_after_a_pause_a_release_goes_along_with_a_task(
+    fake: FakeCluster, client: Client, session: Session, held: threading.Event
+) -> None:
+    session._tidying = True
+    session._sent = 0.0
+    key = client.submit(inc, 1).key
+    assert fake.expect(messages.Submit).keys == [key]
+    session._sent = 0.0
+    future = client.submit(inc, 2)
+    assert fake.expect(messages.Submit).keys == [future.key]
+    assert fake.expect(messages.Release).keys == [key]
+
+
+def test_who_drops_a_new_result_need_not_wake_the_loop(fake: FakeCluster, client: Client, session: Session) -> None:
+    future = client.submit(inc, 1)
+    fake.expect(messages.Submit)
+    session._tidy_later = lambda: None  # type: ignore[method-assign] # the loop looks when this test says so
+    fake.done(future.key, value=2)
+    assert future.result() == 2
+    assert session._tidying
+    key = future.key
+    del future
+    session._tidy()
+    assert fake.expect(messages.Release).keys == [key]
 
 
 def test_releases_are_collected_and_sent_soon(fake: FakeCluster, client: Client, session: Session) -> None:

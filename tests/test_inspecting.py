@@ -23,7 +23,7 @@ from treadle.versions import compare, own_versions
 from treadle.wire import messages
 from treadle.wire.values import pack_call
 from treadle.worker.calls import call
-from treadle.worker.profiling import DEPTH, SLICE, Profiler
+from treadle.worker.profiling import DEPTH, GROWTH, LONG, SHORT, SLICE, Profiler
 
 
 @pytest.fixture
@@ -288,23 +288,43 @@ def nested(depth: int, then: Any) -> Any:
 
 def test_what_a_profiler_sees() -> None:
     profiler = Profiler()
-    seen: list[bool] = []
+    pauses: list[float] = []
 
     def look(seconds: float, now: float) -> None:
         frame = sys._getframe()
-        seen.append(profiler.look({1: frame}, now, seconds))
+        pauses.append(profiler.look({1: frame}, now, seconds))
 
     look(1.0, 1000.0)
-    assert seen == [False]
     for _ in range(2):
         call(lambda: nested(3, lambda: look(2.0, 1000.0)), NOTHING, [])
-    assert seen == [False, True, True]
     ((seconds, frames),) = profiler.samples(None, None)
     assert seconds == 4.0
     names = [frame[0].rpartition(".")[2] for frame in frames]
     assert names == ["<lambda>", *["nested"] * 4, "<lambda>", "look"]
     assert frames[1][1:] == (__file__, nested.__code__.co_firstlineno)
     assert profiler.samples(1000.0 + SLICE, None) == profiler.samples(None, 999.0) == []
+    assert pauses == [LONG, SHORT, GROWTH * SHORT]
+
+
+def test_threads_in_the_same_function_are_counted_each() -> None:
+    profiler = Profiler()
+
+    def look() -> None:
+        frame = sys._getframe()
+        profiler.look({1: frame, 2: frame}, 1000.0, 2.0)
+
+    call(look, NOTHING, [])
+    assert [seconds for seconds, _ in profiler.samples(None, None)] == [4.0]
+
+
+def test_a_profiler_looks_rarely_where_nothing_changes() -> None:
+    profiler = Profiler()
+    pauses = [profiler.look({}, 1000.0, 1.0) for _ in range(3)]
+    call(lambda: pauses.append(profiler.look({1: sys._getframe()}, 1000.0, 1.0)), NOTHING, [])
+    pauses += [profiler.look({}, 1000.0, 1.0) for _ in range(20)]
+    assert pauses[:5] == [LONG, LONG, LONG, SHORT, GROWTH * SHORT]
+    assert pauses[5:] == sorted(pauses[5:])
+    assert pauses[-1] == LONG
 
 
 def test_a_profiler_looks_only_so_deep() -> None:

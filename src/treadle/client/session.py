@@ -194,12 +194,18 @@ class Session:
         with Shield():
             self._scheduled = False
             if self.registry.outbox or self.registry.gone:
-                self._send(True)
+                self._send()
 
-    def _send(self, releases: bool) -> None:
-        """Send a batch. Somebody may wait for what is in it: releases make it, and what comes of it, longer."""
+    def _send(self, hurry: bool = False) -> None:
+        """Send a batch.
+
+        :param hurry: somebody may wait for what comes of it, which releases would make later. Only where one batch
+            follows another are they left to the next one; a message of their own would cost everybody more.
+        """
         with self._sending:
-            self._sent = monotonic()
+            now = monotonic()
+            releases = not hurry or now - self._sent > IDLE
+            self._sent = now
             with self.lock:
                 batch = self.registry.take(releases)
             link = self._link
@@ -238,10 +244,10 @@ class Session:
                 outbox.nbytes += len(row[2])
                 full = len(outbox.rows) >= FULL or outbox.nbytes >= FULL_BYTES
             if full:
-                self._send(True)
+                self._send()
             elif not self._scheduled:
                 if self._quiet():
-                    self._send(False)
+                    self._send(hurry=True)
                 else:
                     self.nudge()
 
@@ -388,6 +394,9 @@ class Session:
         for message in batch:
             kind = type(message)
             if kind is messages.Done:
+                if not self._tidying:  # some of it is not needed for long: who says so need not wake this loop
+                    self._tidying = True
+                    self._tidy_later()
                 with self.lock:
                     later, moved = self.registry.done(message.rows)
                 if later:
@@ -464,7 +473,7 @@ class Session:
         """
         if self.registry.outbox and not self.in_loop():  # there, this turn of the loop ends with it
             with Shield():
-                self._send(False)
+                self._send(hurry=True)
         latch = self._watch(futures, PENDING, None, eager, deadline)
         await self._watching(futures, latch)
         while fetch and latch.failed is None:

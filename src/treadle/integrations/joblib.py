@@ -35,7 +35,7 @@ __all__ = ["TreadleBackend", "nested_backend"]
 
 #: Seconds that a batch is to take: many times what sending it costs, even on a busy machine. joblib makes the last ones
 #: smaller, so that they can be shared out evenly.
-TARGET: Final = 0.1
+TARGET: Final = 0.2
 #: How much bigger than the last batch the next one may be, and how many calls any may have.
 GROWTH: Final = 4
 MOST: Final = 1 << 14
@@ -196,8 +196,7 @@ class TreadleBackend(_Base):  # type: ignore[misc]
         if error is not None:
             self._failed = (error, error.__traceback__)  # joblib drops it
             raise error
-        assert out.future is not None
-        seconds, results = out.future.result()
+        seconds, results = out.take()
         self._pace.learn(len(results), seconds)
         return list(results)
 
@@ -296,6 +295,13 @@ class _Job:
         except CancelledError as error:
             ended = self.future._session.ended
             return error if ended is None else type(ended)(*ended.args)
+
+    def take(self) -> tuple[float, list[Any]]:
+        """The seconds and the results, which are let go of now: the message with joblib's next batch can say so."""
+        future, self.future = self.future, None
+        assert future is not None
+        taken: tuple[float, list[Any]] = future.result()
+        return taken
 
     def clear(self) -> None:
         """Let go of everything. The future has a callback that knows the job."""

@@ -14,9 +14,11 @@ from treadle.worker.calls import call
 
 __all__ = ["Profiler", "Sample", "Samples"]
 
-#: Seconds between two looks: while tasks are executed, and otherwise.
-BUSY: Final = 0.02
-IDLE: Final = 0.1
+#: Seconds between two looks: while there is something new to see, and at most. Each look interrupts the tasks.
+SHORT: Final = 0.02
+LONG: Final = 0.1
+#: By what the pause grows where there was nothing new.
+GROWTH: Final = 1.25
 #: Seconds that are counted together, and how many such counts are kept.
 SLICE: Final = 10.0
 SLICES: Final = 360
@@ -31,17 +33,24 @@ Sample: TypeAlias = "tuple[float, list[Frame]]"
 Samples: TypeAlias = "list[Sample]"
 
 _Stack: TypeAlias = "tuple[CodeType, ...]"
+#: Stands for a stack, because to hash code is slow.
+_Ident: TypeAlias = "tuple[int, ...]"
 
 
 class Profiler:
-    """Counts stacks. It is a thread of its own, which costs the others a few milliseconds in a second at most."""
+    """Counts stacks. It is a thread of its own, which costs the others a few milliseconds in a second at most.
+
+    What it counts for a stack is the time since the last look, so that no share changes with the pauses.
+    """
 
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
-        #: When each began, in seconds since the epoch, and for how long each stack was seen. By the identities of
-        #: code, because to hash code is slow.
-        self._slices: Final[deque[tuple[float, dict[tuple[int, ...], float]]]] = deque(maxlen=SLICES)
-        self._stacks: Final[dict[tuple[int, ...], _Stack]] = {}
+        #: When each began, in seconds since the epoch, and for how long each stack was seen.
+        self._slices: Final[deque[tuple[float, dict[_Ident, float]]]] = deque(maxlen=SLICES)
+        self._stacks: Final[dict[_Ident, _Stack]] = {}
+        #: What there was to be seen at the last look, and the pause after it.
+        self._seen: set[_Ident] = set()
+        self._pause = LONG
 
     def __repr__(self) -> str:
         return f"<Profiler with {len(self._slices)} slices>"
@@ -50,34 +59,35 @@ class Profiler:
         threading.Thread(target=self._work, name="treadle-profiler", daemon=True).start()
 
     def _work(self) -> None:
-        pause = threading.Event()
         last = time.perf_counter()
         while True:
             now = time.perf_counter()
-            busy = self.look(sys._current_frames(), time.time(), now - last)
+            pause = self.look(sys._current_frames(), time.time(), now - last)
             last = now
-            pause.wait(BUSY if busy else IDLE)
+            time.sleep(pause)
 
-    def look(self, frames: Mapping[int, FrameType], now: float, seconds: float) -> bool:
-        """Count what the threads are doing. Returns whether one of them executes a task.
+    def look(self, frames: Mapping[int, FrameType], now: float, seconds: float) -> float:
+        """Count what the threads are doing. Returns the seconds after which to look again.
 
         :param now: seconds since the epoch.
         :param seconds: since the last look.
         """
-        stacks = [stack for stack in map(_stack, frames.values()) if stack]
+        stacks = [(tuple(map(id, stack)), stack) for stack in map(_stack, frames.values()) if stack]
         if stacks:
             with self._lock:
                 self._count(stacks, now, seconds)
-        return bool(stacks)
+        seen = {ident for ident, _ in stacks}
+        self._pause = min(GROWTH * self._pause, LONG) if seen <= self._seen else SHORT
+        self._seen = seen
+        return self._pause
 
-    def _count(self, stacks: list[_Stack], now: float, seconds: float) -> None:
+    def _count(self, stacks: list[tuple[_Ident, _Stack]], now: float, seconds: float) -> None:
         slices = self._slices
         if not slices or now - slices[-1][0] >= SLICE:
             slices.append((now, {}))
             self._forget()
         counts = slices[-1][1]
-        for stack in stacks:
-            ident = tuple(map(id, stack))
+        for ident, stack in stacks:
             if len(counts) < STACKS or ident in counts:
                 counts[ident] = counts.get(ident, 0.0) + seconds
                 self._stacks.setdefault(ident, stack)
@@ -94,7 +104,7 @@ class Profiler:
 
         :param start: seconds since the epoch, and so is ``stop``; None for no bound.
         """
-        total: dict[tuple[int, ...], float] = {}
+        total: dict[_Ident, float] = {}
         with self._lock:
             for began, counts in self._slices:
                 if (start is None or began + SLICE > start) and (stop is None or began <= stop):
